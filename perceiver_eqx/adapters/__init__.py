@@ -1,0 +1,1 @@
+"""Adapters: modalities in, modalities out."""

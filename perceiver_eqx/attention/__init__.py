@@ -1,0 +1,1 @@
+"""Attention: one algebra (`softmax`), who sees whom (`masks`), and the engines."""

@@ -1,0 +1,284 @@
+"""`ByteLM`: a language model over bytes, out of a `CausalPerceiver` and byte adapters."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+
+from ..model import CausalPerceiver
+from ..state import PerceiverState
+from .bytes import BEGIN, ByteContext, ByteInput, ByteOutput
+
+
+HYPERPARAMETERS = (
+    "bytes_per_step",
+    "num_latents",
+    "latent_dim",
+    "num_layers",
+    "num_heads",
+    "latent_window",
+    "token_dim",
+    "local_dim",
+    "local_layers",
+    "local_heads",
+    "use_context",
+    "recency",
+    "own_step",
+    "mlp_widening",
+    "dropout",
+    "attention_dropout",
+    "token_dropout",
+    "remat",
+    "dtype",
+)
+
+
+class ByteState(eqx.Module):
+    """All that a `ByteLM` keeps of the bytes it has seen.
+
+    **Attributes:**
+
+    - `perceiver`: the state after the steps before the last one.
+    - `last_step`: the bytes of the last step, which the Perceiver is yet to see.
+    """
+
+    perceiver: PerceiverState
+    last_step: Int[Array, " bytes_per_step"]
+
+
+class ByteLM(eqx.Module):
+    """Next-byte prediction over sequences of any length.
+
+    Bytes are grouped into steps. The Perceiver sees them one step late, and a small
+    causal decoder goes through the bytes inside a step, so that the logits of byte
+    `(t, i)` depend on the context and on all bytes before it, and on no other.
+    """
+
+    inputs: ByteInput
+    contexts: ByteContext | None
+    perceiver: CausalPerceiver
+    outputs: ByteOutput
+    _hyperparameters: tuple[tuple[str, object], ...] = eqx.field(static=True)
+    bytes_per_step: int = eqx.field(static=True)
+    dtype: DTypeLike = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        bytes_per_step: int,
+        num_latents: int,
+        latent_dim: int,
+        num_layers: int,
+        num_heads: int,
+        latent_window: int | None = None,
+        token_dim: int | None = None,
+        local_dim: int | None = None,
+        local_layers: int = 1,
+        local_heads: int | None = None,
+        use_context: bool = False,
+        recency: bool = True,
+        own_step: bool = True,
+        mlp_widening: int = 4,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        token_dropout: float = 0.0,
+        remat: bool | None = None,
+        dtype: str = "float32",
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `bytes_per_step`: bytes that make a step, at least 1.
+        - `num_latents`, `latent_dim`, `num_layers`, `num_heads`, `latent_window`,
+          `recency`, `own_step`, `mlp_widening`, `dropout`, `attention_dropout`,
+          `token_dropout`, `remat`: as in `CausalPerceiver`.
+        - `token_dim`: channels of a byte on its way in; `None` for
+          `latent_dim / bytes_per_step`, but at least 32.
+        - `local_dim`, `local_layers`, `local_heads`: the causal decoder inside a step;
+          `None` for half of `latent_dim` and half of `num_heads`.
+        - `use_context`: whether a context of bytes can be given.
+        - `dtype`: what the model computes in: `"float32"`, `"bfloat16"`, `"float16"` or
+          `"float64"`. Parameters are float32 all the same.
+
+        **Raises:** `ValueError` as `CausalPerceiver` does, and for an unknown dtype.
+        """
+        arguments = locals()
+        self._hyperparameters = tuple(
+            (name, arguments[name]) for name in HYPERPARAMETERS
+        )
+        if dtype not in ("float32", "bfloat16", "float16", "float64"):
+            raise ValueError(
+                "`dtype` must be 'float32', 'bfloat16', 'float16' or 'float64', got "
+                f"{dtype!r}."
+            )
+        if bytes_per_step < 1 or local_layers < 1:
+            raise ValueError(
+                "`bytes_per_step` and `local_layers` must be at least 1, got "
+                f"{bytes_per_step} and {local_layers}."
+            )
+        token_dim = token_dim or max(32, latent_dim // bytes_per_step)
+        local_heads = local_heads or max(1, num_heads // 2)
+        local_dim = local_dim or latent_dim // 2
+        keys = jr.split(key, 4)
+        self.inputs = ByteInput(bytes_per_step, token_dim, key=keys[0])
+        self.contexts = ByteContext(token_dim, key=keys[1]) if use_context else None
+        self.perceiver = CausalPerceiver(
+            token_dim,
+            local_dim,
+            tokens_per_step=bytes_per_step,
+            outputs_per_step=bytes_per_step,
+            num_latents=num_latents,
+            latent_dim=latent_dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            query_dim=local_dim,
+            latent_window=latent_window,
+            context_dim=token_dim if use_context else None,
+            recency=recency,
+            own_step=own_step,
+            mlp_widening=mlp_widening,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            token_dropout=token_dropout,
+            remat=remat,
+            key=keys[2],
+        )
+        self.outputs = ByteOutput(
+            bytes_per_step,
+            local_dim,
+            local_layers,
+            local_heads,
+            mlp_widening=mlp_widening,
+            dropout=dropout,
+            key=keys[3],
+        )
+        self.bytes_per_step = bytes_per_step
+        self.dtype = jnp.dtype(dtype)
+
+    @property
+    def hyperparameters(self) -> dict:
+        """The arguments that build this model again, all but the key."""
+        return dict(self._hyperparameters)
+
+    @property
+    def latent_window(self) -> int | None:
+        """How many steps back latents see latents; `None` for all."""
+        return self.perceiver.latent_window
+
+    def __call__(
+        self,
+        tokens: Int[Array, "steps {self.bytes_per_step}"],
+        context: Int[Array, " source"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "steps {self.bytes_per_step} 256"]:
+        """The logits of the given bytes, each from the context and the bytes before it.
+
+        **Arguments:**
+
+        - `tokens`: bytes, 0 to 255, grouped by step, in any integer dtype.
+        - `context`: bytes that every step sees; the model needs `use_context=True`.
+        - `key`: for dropout; `None` for none.
+        """
+        readout_key, logits_key = (None, None) if key is None else jr.split(key)
+        readout = self.readout(tokens, context, key=readout_key)
+        return self.logits(readout, tokens, _begin(1)[0], key=logits_key)
+
+    def init_state(
+        self,
+        context: Int[Array, " source"] | None = None,
+        max_steps: int | None = None,
+    ) -> ByteState:
+        """The state before the first byte.
+
+        **Arguments:**
+
+        - `context`: bytes that every step sees; the model needs `use_context=True`.
+        - `max_steps`: how many steps there will be at most; needed if `latent_window`
+          is `None`.
+
+        **Raises:** `ValueError` as `CausalPerceiver.init_state` does.
+        """
+        state = self.perceiver.init_state(
+            self._embed_context(context), max_steps=max_steps, dtype=self.dtype
+        )
+        return ByteState(state, _begin(self.bytes_per_step))
+
+    def advance(
+        self,
+        state: ByteState,
+        tokens: Int[Array, "steps {self.bytes_per_step}"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} 256"]]:
+        """Take the next steps, any number of them at once.
+
+        **Returns:** the state after them, and the logits of their bytes.
+
+        **Raises:** at run time, if the steps go past `max_steps`.
+        """
+        readout_key, logits_key = (None, None) if key is None else jr.split(key)
+        after, readout = self.advance_readout(state, tokens, key=readout_key)
+        logits = self.logits(readout, tokens, state.last_step[-1], key=logits_key)
+        return after, logits
+
+    def readout(
+        self,
+        tokens: Int[Array, "steps {self.bytes_per_step}"],
+        context: Int[Array, " source"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "steps {self.bytes_per_step} local_dim"]:
+        """What the Perceiver says of each byte, from the context and the steps before:
+        the first half of a call, for callers that take the logits piece by piece."""
+        delayed = _delayed(_begin(self.bytes_per_step), tokens)
+        inputs = self.inputs(delayed, self.dtype)
+        return self.perceiver(inputs, self._embed_context(context), key=key)
+
+    def advance_readout(
+        self,
+        state: ByteState,
+        tokens: Int[Array, "steps {self.bytes_per_step}"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} local_dim"]]:
+        """`readout` of the next steps, and the state after them."""
+        delayed = _delayed(state.last_step, tokens)
+        perceiver, readout = self.perceiver.advance(
+            state.perceiver, self.inputs(delayed, self.dtype), key=key
+        )
+        return ByteState(perceiver, tokens[-1].astype(jnp.int32)), readout
+
+    def logits(
+        self,
+        readout: Float[Array, "steps {self.bytes_per_step} local_dim"],
+        tokens: Int[Array, "steps {self.bytes_per_step}"],
+        before: Int[Array, ""],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "steps {self.bytes_per_step} 256"]:
+        """The logits of `tokens` from their readout; `before` is the byte before the
+        first of them, or `BEGIN`: the second half of a call."""
+        return self.outputs(readout, tokens.astype(jnp.int32), before, key=key)
+
+    def _embed_context(self, context: Int[Array, " source"] | None) -> Array | None:
+        if context is None:
+            return None
+        if self.contexts is None:
+            raise ValueError(
+                "`context` was given to a model built without one; build it with "
+                "`use_context=True`."
+            )
+        return self.contexts(context.astype(jnp.int32), self.dtype)
+
+
+def _begin(num_bytes: int) -> Int[Array, " num_bytes"]:
+    return jnp.full((num_bytes,), BEGIN, jnp.int32)
+
+
+def _delayed(
+    last_step: Int[Array, " bytes_per_step"],
+    tokens: Int[Array, "steps bytes_per_step"],
+) -> Int[Array, "steps bytes_per_step"]:
+    """The steps, each one step late."""
+    return jnp.concatenate([last_step[None], tokens[:-1].astype(jnp.int32)])

@@ -1,0 +1,90 @@
+"""`attend`: exact attention for any mask, by the engine that fits."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from .blockwise import blockwise_average
+from .dense import dense_average
+from .masks import DenseMask, FullMask, Mask, StepMask
+from .softmax import SoftmaxAverage
+
+
+Engine = Literal["auto", "dense", "blockwise"]
+
+# Up to this many scores a head, the dense engine is faster than tiles and small.
+DENSE_SCORES = 256 * 1024
+
+
+@jax.named_scope("pqx.attend")
+def attend(
+    query: Float[Array, "q_len heads head_dim"],
+    key: Float[Array, "kv_len heads head_dim"],
+    value: Float[Array, "kv_len heads v_dim"],
+    mask: StepMask | Bool[Array, "q_len kv_len"] | None = None,
+    *,
+    engine: Engine = "auto",
+    dropout: float = 0.0,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "q_len heads v_dim"]:
+    """Scaled dot-product attention.
+
+    **Arguments:**
+
+    - `query`, `key`, `value`: one example; `jax.vmap` for batches. Scores and softmax
+      are float32, or float64 where an input is.
+    - `mask`: a `StepMask`, a Boolean array (true where the row may see the column), or
+      `None` to see everything. A row that may see nothing returns zeros.
+    - `engine`: `"dense"` holds every score; `"blockwise"` takes memory linear in the
+      lengths and skips tiles that the mask rules out; `"auto"` takes the first for
+      small sizes only.
+    - `dropout`: probability in [0, 1) of leaving out a weight, used if `rng` is given.
+
+    **Returns:** the attended values, in the dtype of `value`.
+
+    **Raises:** `ValueError` if the mask's shape is not `(q_len, kv_len)`, or for an
+    unknown engine.
+
+    **Source:** Vaswani et al., "Attention Is All You Need" (2017), §3.2.
+    """
+    average = attend_average(query, key, value, mask, engine, dropout, rng)
+    return average.value.astype(value.dtype)
+
+
+def attend_average(
+    query: Float[Array, "q_len heads head_dim"],
+    key: Float[Array, "kv_len heads head_dim"],
+    value: Float[Array, "kv_len heads v_dim"],
+    mask: StepMask | Bool[Array, "q_len kv_len"] | None = None,
+    engine: Engine = "auto",
+    dropout: float = 0.0,
+    rng: PRNGKeyArray | None = None,
+) -> SoftmaxAverage:
+    """`attend`, returned as the average that `merge` can take further."""
+    structured = _as_mask(mask, query.shape[0], key.shape[0])
+    if engine == "auto":
+        small = query.shape[0] * key.shape[0] <= DENSE_SCORES
+        engine = "dense" if small else "blockwise"
+    if engine == "dense":
+        rows, columns = map(jnp.arange, structured.shape)
+        allowed = structured.allows(rows, columns)
+        return dense_average(query, key, value, allowed, dropout, rng)
+    if engine == "blockwise":
+        return blockwise_average(query, key, value, structured, dropout, rng)
+    raise ValueError(
+        f"`engine` must be 'auto', 'dense' or 'blockwise', got {engine!r}."
+    )
+
+
+def _as_mask(mask, q_len: int, kv_len: int) -> Mask:
+    if mask is None:
+        return FullMask(q_len, kv_len)
+    if mask.shape != (q_len, kv_len):
+        raise ValueError(
+            f"`mask` must have shape (q_len, kv_len) = {(q_len, kv_len)}, got "
+            f"{mask.shape}. A StepMask counts rows and columns as steps times tokens "
+            "per step; batches go through jax.vmap."
+        )
+    return mask if isinstance(mask, StepMask) else DenseMask(mask)

@@ -1,0 +1,65 @@
+"""The dense engine: every score at once. The oracle of the other engines, and the
+fastest for small sizes."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from .softmax import SoftmaxAverage
+
+
+def state_dtype(*arrays: Array) -> jnp.dtype:
+    """Precision of scores and softmax: float32, or more where an input has more."""
+    return jnp.result_type(jnp.float32, *arrays)
+
+
+def attention_scores(
+    query: Float[Array, "q_len heads head_dim"],
+    key: Float[Array, "kv_len heads head_dim"],
+    allowed: Bool[Array, "q_len kv_len"],
+) -> Float[Array, "q_len heads kv_len"]:
+    """Scaled dot products, `-inf` where not allowed."""
+    dtype = state_dtype(query, key)
+    scores = jnp.einsum("qhd,khd->qhk", query, key, preferred_element_type=dtype)
+    scores = scores * query.shape[-1] ** -0.5
+    return jnp.where(allowed[:, None, :], scores, -jnp.inf)
+
+
+def keep_weights(
+    rng: PRNGKeyArray, rate: float, shape: tuple[int, ...], dtype
+) -> Float[Array, "..."]:
+    """Inverted dropout as factors: 0 with probability `rate`, else 1 / (1 - rate)."""
+    return jr.bernoulli(rng, 1 - rate, shape).astype(dtype) / (1 - rate)
+
+
+def dense_average(
+    query: Float[Array, "q_len heads head_dim"],
+    key: Float[Array, "kv_len heads head_dim"],
+    value: Float[Array, "kv_len heads v_dim"],
+    allowed: Bool[Array, "q_len kv_len"],
+    dropout: float = 0.0,
+    rng: PRNGKeyArray | None = None,
+) -> SoftmaxAverage:
+    """Softmax average of each query over its allowed keys.
+
+    A row that may see nothing is the empty average: zero, with weight `-inf`.
+    """
+    scores = attention_scores(query, key, allowed)
+    top = jax.lax.stop_gradient(scores.max(-1, keepdims=True, initial=-jnp.inf))
+    top = jnp.where(jnp.isneginf(top), 0.0, top)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(-1)
+    empty = total == 0
+    total = jnp.where(empty, 1.0, total)
+    lse = jnp.where(empty, -jnp.inf, jnp.log(total) + top[..., 0])
+    weights = weights / total[..., None]
+    if dropout and rng is not None:
+        weights = weights * keep_weights(rng, dropout, weights.shape, weights.dtype)
+    mean = jnp.einsum(
+        "qhk,khd->qhd",
+        weights.astype(value.dtype),
+        value,
+        preferred_element_type=weights.dtype,
+    )
+    return SoftmaxAverage(lse=lse, value=mean)

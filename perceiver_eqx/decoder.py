@@ -1,0 +1,66 @@
+"""Decoder: output queries that read anything out of the latents of a step."""
+
+import equinox as eqx
+import jax
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .attention.attend import attend
+from .layers import CrossAttention, Linear
+
+
+class QueryDecoder(eqx.Module):
+    """Learned output queries, the same at every step, that attend the step's latents."""
+
+    queries: Float[Array, "outputs query_dim"]
+    cross: CrossAttention
+    output: Linear
+
+    def __init__(
+        self,
+        num_outputs: int,
+        query_dim: int,
+        output_dim: int,
+        *,
+        latent_dim: int,
+        num_heads: int,
+        mlp_widening: int = 4,
+        query_residual: bool = True,
+        dropout: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `num_outputs`: queries per step.
+        - `query_dim`: channels of a query, a multiple of `num_heads`.
+        - `output_dim`: channels of an output.
+        - `query_residual`: add the query to what it read.
+
+        **Source:** Jaegle et al., "Perceiver IO" (2021), §3.1 and §E.2.
+        """
+        query_key, cross_key, output_key = jr.split(key, 3)
+        self.queries = 0.02 * jr.normal(query_key, (num_outputs, query_dim))
+        self.cross = CrossAttention(
+            query_dim,
+            latent_dim,
+            num_heads,
+            mlp_widening=mlp_widening,
+            residual=query_residual,
+            dropout=dropout,
+            key=cross_key,
+        )
+        self.output = Linear(query_dim, output_dim, key=output_key)
+
+    def __call__(
+        self,
+        latents: Float[Array, "steps latents latent_dim"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "steps outputs output_dim"]:
+        """The outputs of each step."""
+        queries = self.queries.astype(latents.dtype)
+        keys, values = self.cross.keys_values(latents)
+        attended = jax.vmap(attend, in_axes=(None, 0, 0))(
+            self.cross.queries(queries), keys, values
+        )
+        return self.output(self.cross.finish(queries, attended, key=key))

@@ -1,0 +1,144 @@
+"""Encoder: from the input tokens of each step to the latents of each step."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .attention.attend import attend_average
+from .attention.prefix import prefix_attend
+from .attention.softmax import SoftmaxAverage, empty_average
+from .layers import CrossAttention, LayerNorm, Linear
+
+
+class CausalEncoder(eqx.Module):
+    """Learned latents, replicated once per step, that attend the inputs of all steps up
+    to their own and the whole context."""
+
+    latents: Float[Array, "latents latent_dim"]
+    cross: CrossAttention
+    rate_logit: Float[Array, "latents heads"] | None
+    own_step: Linear | None
+    context_norm: LayerNorm | None
+    context_key: Linear | None
+    context_value: Linear | None
+    tokens_per_step: int = eqx.field(static=True)
+    token_dropout: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        input_dim: int,
+        tokens_per_step: int,
+        *,
+        num_latents: int,
+        latent_dim: int,
+        num_heads: int,
+        context_dim: int | None = None,
+        recency: bool = True,
+        own_step: bool = True,
+        mlp_widening: int = 4,
+        dropout: float = 0.0,
+        token_dropout: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:** as in `CausalPerceiver`."""
+        keys = jr.split(key, 5)
+        self.latents = 0.02 * jr.normal(keys[0], (num_latents, latent_dim))
+        self.cross = CrossAttention(
+            latent_dim,
+            input_dim,
+            num_heads,
+            mlp_widening=mlp_widening,
+            dropout=dropout,
+            key=keys[1],
+        )
+        self.rate_logit = _rate_logits(num_latents, num_heads) if recency else None
+        self.own_step = None
+        if own_step:
+            width = tokens_per_step * input_dim
+            self.own_step = Linear(width, num_latents * latent_dim, key=keys[2])
+        self.context_norm = self.context_key = self.context_value = None
+        if context_dim is not None:
+            self.context_norm = LayerNorm(context_dim)
+            self.context_key = Linear(context_dim, latent_dim, key=keys[3])
+            self.context_value = Linear(context_dim, latent_dim, key=keys[4])
+        self.tokens_per_step = tokens_per_step
+        self.token_dropout = token_dropout
+
+    @property
+    def rate(self) -> Float[Array, "latents heads"] | None:
+        """How much a token's score falls with each step of age; `None` for not at all."""
+        return None if self.rate_logit is None else jax.nn.softplus(self.rate_logit)
+
+    def empty_prefix(self) -> SoftmaxAverage:
+        """What the latents have seen before the first step: nothing."""
+        heads = self.cross.heads.num_heads
+        num_latents, latent_dim = self.latents.shape
+        return empty_average((num_latents, heads), latent_dim // heads)
+
+    def read_context(
+        self, source: Float[Array, "source context_dim"]
+    ) -> SoftmaxAverage:
+        """What the latents see of the context: all of it, at every step."""
+        if (
+            self.context_norm is None
+            or self.context_key is None
+            or self.context_value is None
+        ):
+            raise ValueError(
+                "`context` was given to a model built without one; pass `context_dim` "
+                "when building it."
+            )
+        normed = self.context_norm(source)
+        shape = (source.shape[0], self.cross.heads.num_heads, -1)
+        query = self.cross.queries(self.latents.astype(source.dtype))
+        key = self.context_key(normed).reshape(shape)
+        value = self.context_value(normed).reshape(shape)
+        return attend_average(query, key, value)
+
+    def __call__(
+        self,
+        inputs: Float[Array, "steps tokens input_dim"],
+        prefix: SoftmaxAverage,
+        context: SoftmaxAverage,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "steps latents latent_dim"], SoftmaxAverage]:
+        """**Arguments:**
+
+        - `inputs`: the tokens of the next steps.
+        - `prefix`: what was seen of the steps before.
+        - `context`: what is seen of the context.
+
+        **Returns:** the latents of these steps, and what was seen up to the last.
+        """
+        token_key, cross_key = (None, None) if key is None else jr.split(key)
+        keep = None
+        if token_key is not None and self.token_dropout:
+            keep = jr.bernoulli(token_key, 1 - self.token_dropout, inputs.shape[:2])
+        latents = self.latents.astype(inputs.dtype)
+        keys, values = self.cross.keys_values(inputs)
+        attended, prefix = prefix_attend(
+            self.cross.queries(latents),
+            keys,
+            values,
+            rate=self.rate,
+            initial=prefix,
+            context=context,
+            mask=keep,
+        )
+        x = self.cross.finish(latents, attended, key=cross_key)
+        if self.own_step is not None:
+            own = self.own_step(inputs.reshape(inputs.shape[0], -1))
+            x = x + own.reshape(x.shape)
+        return x, prefix
+
+
+def _rate_logits(num_latents: int, num_heads: int) -> Float[Array, "latents heads"]:
+    """Rates whose half-lives run geometrically from 1 step to 1024."""
+    half_lives = np.geomspace(1.0, 1024.0, num_latents * num_heads)
+    rates = np.log(2) / half_lives
+    logits = np.log(np.expm1(rates)).reshape(num_latents, num_heads)
+    return jnp.asarray(logits, jnp.float32)

@@ -1,0 +1,332 @@
+"""Layers: linear maps, norms, MLPs, and the two attention blocks made of them.
+
+Parameters are float32. A layer computes in the dtype of its input; norms in float32.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from .attention.attend import attend
+from .positions import rotary
+from .state import KeyValueCache
+
+
+class Linear(eqx.Module):
+    """A linear map of the last axis, over any leading axes."""
+
+    weight: Float[Array, "in_dim out_dim"]
+    bias: Float[Array, " out_dim"] | None
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        use_bias: bool = True,
+        scale: float = 1.0,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `in_dim`, `out_dim`: channels.
+        - `use_bias`: add a bias, zero at first.
+        - `scale`: factor on the initial standard deviation `1 / sqrt(in_dim)`.
+        """
+        spread = scale / math.sqrt(in_dim)
+        self.weight = spread * jr.truncated_normal(key, -2, 2, (in_dim, out_dim))
+        self.bias = jnp.zeros(out_dim) if use_bias else None
+
+    def __call__(self, x: Float[Array, "*rows in_dim"]) -> Array:
+        y = x @ self.weight.astype(x.dtype)
+        return y if self.bias is None else y + self.bias.astype(x.dtype)
+
+
+class LayerNorm(eqx.Module):
+    """Zero mean and unit variance over the last axis, then a learned scale and shift."""
+
+    scale: Float[Array, " dim"]
+    bias: Float[Array, " dim"]
+    epsilon: float = eqx.field(static=True)
+
+    def __init__(self, dim: int, epsilon: float = 1e-5):
+        self.scale = jnp.ones(dim)
+        self.bias = jnp.zeros(dim)
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*rows dim"]) -> Array:
+        wide = x.astype(jnp.result_type(jnp.float32, x.dtype))
+        mean = wide.mean(-1, keepdims=True)
+        variance = jnp.square(wide - mean).mean(-1, keepdims=True)
+        normed = (wide - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        return (normed * self.scale + self.bias).astype(x.dtype)
+
+
+class Embedding(eqx.Module):
+    """A learned vector for each of a small number of symbols."""
+
+    table: Float[Array, "symbols dim"]
+
+    def __init__(self, num_symbols: int, dim: int, *, key: PRNGKeyArray):
+        self.table = jr.normal(key, (num_symbols, dim))
+
+    def __call__(
+        self, symbols: Int[Array, "*rows"], dtype=jnp.float32
+    ) -> Float[Array, "*rows dim"]:
+        return _embed(self.table.astype(dtype), symbols)
+
+
+@jax.custom_vjp
+def _embed(table, symbols):
+    return table.at[symbols].get(mode="clip")
+
+
+def _embed_forward(table, symbols):
+    return _embed(table, symbols), (table, symbols)
+
+
+def _embed_backward(residuals, cotangent):
+    # The gradient of an index is a scatter, and very many symbols of few kinds contend
+    # for it: a one-hot matrix product is several times faster on an accelerator.
+    table, symbols = residuals
+    one_hot = jax.nn.one_hot(symbols.ravel(), table.shape[0], dtype=cotangent.dtype)
+    rows = cotangent.reshape(-1, table.shape[1])
+    wide = jnp.result_type(jnp.float32, cotangent.dtype)
+    d_table = jnp.einsum("ns,nd->sd", one_hot, rows, preferred_element_type=wide)
+    return d_table.astype(table.dtype), None
+
+
+_embed.defvjp(_embed_forward, _embed_backward)
+
+
+def dropout(
+    x: Float[Array, "..."], rate: float, key: PRNGKeyArray | None
+) -> Float[Array, "..."]:
+    """Zero each entry with probability `rate` and scale up the rest; without a key, or
+    with rate 0, the identity."""
+    if key is None or rate == 0:
+        return x
+    keep = jr.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0)
+
+
+class MLP(eqx.Module):
+    """Two linear maps around an exact GELU."""
+
+    up: Linear
+    down: Linear
+
+    def __init__(self, dim: int, widening: int, *, scale: float, key: PRNGKeyArray):
+        """**Arguments:**
+
+        - `dim`: channels in and out; `widening * dim` between.
+        - `scale`: factor on the initial deviation of the map back.
+        """
+        up_key, down_key = jr.split(key)
+        self.up = Linear(dim, widening * dim, key=up_key)
+        self.down = Linear(widening * dim, dim, scale=scale, key=down_key)
+
+    def __call__(self, x: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
+        return self.down(jax.nn.gelu(self.up(x), approximate=False))
+
+
+class MultiHead(eqx.Module):
+    """The projections of multi-head attention; who attends whom is the caller's."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    num_heads: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        q_dim: int,
+        kv_dim: int,
+        num_heads: int,
+        *,
+        scale: float = 1.0,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `q_dim`: channels of the queries and of the output.
+        - `kv_dim`: channels of what is attended.
+        - `num_heads`: a divisor of `q_dim`.
+        - `scale`: factor on the initial deviation of the output projection.
+
+        **Raises:** `ValueError` if `num_heads` does not divide `q_dim`.
+        """
+        if num_heads < 1 or q_dim % num_heads:
+            raise ValueError(
+                f"`num_heads` must divide the width, got {num_heads} heads for width "
+                f"{q_dim}."
+            )
+        keys = jr.split(key, 4)
+        self.query = Linear(q_dim, q_dim, key=keys[0])
+        self.key = Linear(kv_dim, q_dim, key=keys[1])
+        self.value = Linear(kv_dim, q_dim, key=keys[2])
+        self.output = Linear(q_dim, q_dim, scale=scale, key=keys[3])
+        self.num_heads = num_heads
+
+    def queries(self, x: Float[Array, "*rows q_dim"]) -> Array:
+        return self._heads(self.query(x))
+
+    def keys(self, x: Float[Array, "*rows kv_dim"]) -> Array:
+        return self._heads(self.key(x))
+
+    def values(self, x: Float[Array, "*rows kv_dim"]) -> Array:
+        return self._heads(self.value(x))
+
+    def join(self, x: Float[Array, "*rows heads head_dim"]) -> Array:
+        return self.output(x.reshape(*x.shape[:-2], -1))
+
+    def _heads(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], self.num_heads, -1)
+
+
+class CrossAttention(eqx.Module):
+    """Pre-norm cross-attention: the parts around the attention itself, which differs
+    between the encoder (a prefix scan) and the decoder (the latents of one step)."""
+
+    query_norm: LayerNorm
+    input_norm: LayerNorm
+    heads: MultiHead
+    mlp_norm: LayerNorm
+    mlp: MLP
+    residual: bool = eqx.field(static=True)
+    dropout: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        q_dim: int,
+        kv_dim: int,
+        num_heads: int,
+        *,
+        mlp_widening: int = 4,
+        residual: bool = True,
+        dropout: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `q_dim`, `kv_dim`, `num_heads`: as in `MultiHead`.
+        - `residual`: add the queries to what they attended.
+        - `dropout`: probability in [0, 1) on both branches.
+
+        **Source:** Jaegle et al., "Perceiver IO" (2021), §E.2.
+        """
+        heads_key, mlp_key = jr.split(key)
+        self.query_norm = LayerNorm(q_dim)
+        self.input_norm = LayerNorm(kv_dim)
+        self.heads = MultiHead(q_dim, kv_dim, num_heads, key=heads_key)
+        self.mlp_norm = LayerNorm(q_dim)
+        self.mlp = MLP(q_dim, mlp_widening, scale=1.0, key=mlp_key)
+        self.residual = residual
+        self.dropout = dropout
+
+    def queries(self, x: Float[Array, "*rows q_dim"]) -> Array:
+        return self.heads.queries(self.query_norm(x))
+
+    def keys_values(self, x: Float[Array, "*rows kv_dim"]) -> tuple[Array, Array]:
+        normed = self.input_norm(x)
+        return self.heads.keys(normed), self.heads.values(normed)
+
+    def finish(
+        self,
+        queried: Float[Array, "*q_rows q_dim"],
+        attended: Float[Array, "*rows heads head_dim"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*rows q_dim"]:
+        """What follows the attention: output projection, residual, MLP."""
+        joined = self.heads.join(attended)
+        attention_key, mlp_key = (None, None) if key is None else jr.split(key)
+        x = dropout(joined, self.dropout, attention_key)
+        if self.residual:
+            x = x + queried
+        return x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, mlp_key)
+
+
+class SelfAttentionBlock(eqx.Module):
+    """Pre-norm causal self-attention between rows grouped by step, with rotary
+    positions by step, and an MLP."""
+
+    norm: LayerNorm
+    heads: MultiHead
+    mlp_norm: LayerNorm
+    mlp: MLP
+    dropout: float = eqx.field(static=True)
+    attention_dropout: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        mlp_widening: int = 4,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        scale: float = 1.0,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `dim`, `num_heads`: channels, and heads that divide them.
+        - `dropout`: probability in [0, 1) on both residual branches.
+        - `attention_dropout`: probability in [0, 1) on the attention weights.
+        - `scale`: factor on the initial deviation of the two maps into the residual.
+        """
+        heads_key, mlp_key = jr.split(key)
+        self.norm = LayerNorm(dim)
+        self.heads = MultiHead(dim, dim, num_heads, scale=scale, key=heads_key)
+        self.mlp_norm = LayerNorm(dim)
+        self.mlp = MLP(dim, mlp_widening, scale=scale, key=mlp_key)
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+
+    def __call__(
+        self,
+        x: Float[Array, "steps rows dim"],
+        cache: KeyValueCache,
+        past_steps: Int[Array, ""],
+        window: int | None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "steps rows dim"], KeyValueCache]:
+        """**Arguments:**
+
+        - `x`: rows of each step; all of a step see each other and the steps before.
+        - `cache`: keys and values of past steps; `past_steps` of them were ever put in.
+        - `window`: how many steps a row sees, its own included; `None` for all.
+
+        **Returns:** the new rows, and the cache with their keys and values added.
+        """
+        weights_key, attention_key, mlp_key = (
+            (None, None, None) if key is None else jr.split(key, 3)
+        )
+        normed = self.norm(x)
+        keys, values = self.heads.keys(normed), self.heads.values(normed)
+        past, cache = cache.extend(keys, values, past_steps, window)
+        # Positions count from the oldest key held, so they stay small in a stream.
+        attended = attend(
+            rotary(_rows(self.heads.queries(normed)), past.query_positions),
+            rotary(_rows(past.keys), past.key_positions),
+            _rows(past.values),
+            past.mask,
+            dropout=self.attention_dropout,
+            rng=weights_key,
+        )
+        attended = attended.reshape(*x.shape[:2], *attended.shape[1:])
+        joined = self.heads.join(attended.astype(x.dtype))
+        x = x + dropout(joined, self.dropout, attention_key)
+        x = x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, mlp_key)
+        return x, cache
+
+
+def _rows(x: Float[Array, "steps rows *rest"]) -> Float[Array, "flat *rest"]:
+    return x.reshape(-1, *x.shape[2:])

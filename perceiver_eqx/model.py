@@ -1,0 +1,254 @@
+"""`CausalPerceiver`: encoder, processor and decoder, and the one function of time."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from .attention.softmax import SoftmaxAverage
+from .decoder import QueryDecoder
+from .encoder import CausalEncoder
+from .processor import CausalProcessor
+from .state import KeyValueCache, PerceiverState
+
+
+class CausalPerceiver(eqx.Module):
+    """A Perceiver IO whose latents are replicated over the steps and masked causally,
+    at the input cross-attention and at the latent self-attention.
+
+    The outputs of a step depend on the context and on the inputs of its own and earlier
+    steps, never on later ones. Arrays are unbatched; `jax.vmap` for batches.
+
+    **Source:** Jaegle et al., "Perceiver IO" (2021); Hawthorne et al., "Perceiver AR"
+    (2022); the combination is the seed's.
+    """
+
+    encoder: CausalEncoder
+    processor: CausalProcessor
+    decoder: QueryDecoder
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        *,
+        tokens_per_step: int,
+        outputs_per_step: int,
+        num_latents: int,
+        latent_dim: int,
+        num_layers: int,
+        num_heads: int,
+        query_dim: int | None = None,
+        latent_window: int | None = None,
+        context_dim: int | None = None,
+        recency: bool = True,
+        own_step: bool = True,
+        query_residual: bool = True,
+        mlp_widening: int = 4,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        token_dropout: float = 0.0,
+        remat: bool | None = None,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `input_dim`, `output_dim`: channels of an input token and of an output.
+        - `tokens_per_step`, `outputs_per_step`: tokens that arrive at a step, and
+          outputs that are read from it.
+        - `num_latents`, `latent_dim`: the latent array, replicated at every step.
+        - `num_layers`, `num_heads`: self-attention layers; heads, here and in the two
+          cross-attentions.
+        - `query_dim`: channels of the output queries, `latent_dim` if `None`.
+        - `latent_window`: how many steps back latents see latents: `None` for all (the
+          seed's mask), 1 for their own step only (the seed's code).
+        - `context_dim`: channels of the context's tokens; `None` for no context.
+        - `recency`: learn, per latent and head, a rate at which inputs lose weight with
+          age, by which a fixed query tells new from old.
+        - `own_step`: add a projection of the step's own tokens to its latents.
+        - `query_residual`: add the output queries to what they read.
+        - `mlp_widening`: hidden channels of the MLPs over their width.
+        - `dropout`, `attention_dropout`, `token_dropout`: probabilities in [0, 1) of
+          leaving out a residual channel, a weight between latents, an input token of
+          the cross-attention. They act where a call is given a `key`.
+        - `remat`: compute each layer again in the backward pass; `None` does so exactly
+          if `latent_window` is `None`, where no chunks bound the memory.
+
+        **Raises:** `ValueError` for sizes below 1, heads that do not divide a width, a
+        window below 1, a probability outside [0, 1).
+        """
+        query_dim = latent_dim if query_dim is None else query_dim
+        _check_sizes(
+            input_dim=input_dim,
+            output_dim=output_dim,
+            tokens_per_step=tokens_per_step,
+            outputs_per_step=outputs_per_step,
+            num_latents=num_latents,
+            latent_dim=latent_dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            query_dim=query_dim,
+            mlp_widening=mlp_widening,
+            latent_window=1 if latent_window is None else latent_window,
+            context_dim=1 if context_dim is None else context_dim,
+        )
+        _check_probabilities(
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            token_dropout=token_dropout,
+        )
+        encoder_key, processor_key, decoder_key = jr.split(key, 3)
+        self.encoder = CausalEncoder(
+            input_dim,
+            tokens_per_step,
+            num_latents=num_latents,
+            latent_dim=latent_dim,
+            num_heads=num_heads,
+            context_dim=context_dim,
+            recency=recency,
+            own_step=own_step,
+            mlp_widening=mlp_widening,
+            dropout=dropout,
+            token_dropout=token_dropout,
+            key=encoder_key,
+        )
+        self.processor = CausalProcessor(
+            num_layers,
+            latent_dim,
+            num_heads,
+            window=latent_window,
+            remat=latent_window is None if remat is None else remat,
+            mlp_widening=mlp_widening,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            key=processor_key,
+        )
+        self.decoder = QueryDecoder(
+            outputs_per_step,
+            query_dim,
+            output_dim,
+            latent_dim=latent_dim,
+            num_heads=num_heads,
+            mlp_widening=mlp_widening,
+            query_residual=query_residual,
+            dropout=dropout,
+            key=decoder_key,
+        )
+
+    @property
+    def latent_window(self) -> int | None:
+        """How many steps back latents see latents; `None` for all."""
+        return self.processor.window
+
+    def init_state(
+        self,
+        context: Float[Array, "source context_dim"] | None = None,
+        *,
+        max_steps: int | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> PerceiverState:
+        """The state before the first step.
+
+        **Arguments:**
+
+        - `context`: tokens that every step sees.
+        - `max_steps`: how many steps there will be at most. Needed, and its memory
+          taken, if `latent_window` is `None`; not used otherwise.
+        - `dtype`: of the inputs to come.
+
+        **Raises:** `ValueError` if `latent_window` is `None` and `max_steps` is not
+        given, or if a context is given to a model built without one.
+        """
+        if self.latent_window is not None:
+            cache = self._cache(self.latent_window - 1, rolling=True, dtype=dtype)
+        elif max_steps is not None and max_steps >= 1:
+            cache = self._cache(max_steps, rolling=False, dtype=dtype)
+        else:
+            raise ValueError(
+                "`max_steps` must be at least 1 where `latent_window` is None, since "
+                f"every past latent is kept, got {max_steps}. Pass the number of steps "
+                "to come, or build the model with a finite `latent_window`."
+            )
+        return self._state(context, cache)
+
+    @jax.named_scope("pqx.advance")
+    def advance(
+        self,
+        state: PerceiverState,
+        inputs: Float[Array, "steps tokens input_dim"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[PerceiverState, Float[Array, "steps outputs output_dim"]]:
+        """Take the next steps, any number of them at once.
+
+        However a sequence is cut into chunks, the outputs are equal.
+
+        **Arguments:**
+
+        - `state`: the state after the steps before.
+        - `inputs`: the tokens of the next steps.
+        - `key`: for dropout; `None` for none.
+
+        **Returns:** the state after these steps, and their outputs.
+
+        **Raises:** `ValueError` for a number of tokens other than `tokens_per_step`; at
+        run time, if the steps go past `max_steps`.
+        """
+        tokens_per_step = self.encoder.tokens_per_step
+        if inputs.shape[1] != tokens_per_step:
+            raise ValueError(
+                f"`inputs` must hold `tokens_per_step` = {tokens_per_step} tokens a "
+                f"step, got shape {inputs.shape}."
+            )
+        steps = inputs.shape[0]
+        past_steps = state.steps
+        if not state.cache.rolling:
+            capacity = state.cache.keys.shape[1]
+            past_steps = eqx.error_if(
+                past_steps,
+                past_steps + steps > capacity,
+                f"the sequence goes past `max_steps` = {capacity}; pass a larger "
+                "`max_steps` to `init_state`, or use a finite `latent_window`.",
+            )
+        keys = (None, None, None) if key is None else jr.split(key, 3)
+        x, prefix = self.encoder(inputs, state.prefix, state.context, key=keys[0])
+        x, cache = self.processor(x, state.cache, past_steps, key=keys[1])
+        outputs = self.decoder(x, key=keys[2])
+        state = PerceiverState(past_steps + steps, state.context, prefix, cache)
+        return state, outputs
+
+    def __call__(
+        self,
+        inputs: Float[Array, "steps tokens input_dim"],
+        context: Float[Array, "source context_dim"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "steps outputs output_dim"]:
+        """The outputs of a whole sequence: `advance` from the start, nothing kept."""
+        nothing_kept = self._cache(0, rolling=True, dtype=inputs.dtype)
+        state = self._state(context, nothing_kept)
+        return self.advance(state, inputs, key=key)[1]
+
+    def _cache(
+        self, capacity: int, *, rolling: bool, dtype: DTypeLike
+    ) -> KeyValueCache:
+        rows = self.encoder.latents.shape[0]
+        return self.processor.empty_cache(capacity, rows, rolling=rolling, dtype=dtype)
+
+    def _state(self, context: Array | None, cache: KeyValueCache) -> PerceiverState:
+        nothing: SoftmaxAverage = self.encoder.empty_prefix()
+        seen = nothing if context is None else self.encoder.read_context(context)
+        return PerceiverState(jnp.zeros((), jnp.int32), seen, nothing, cache)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {size}.")
+
+
+def _check_probabilities(**probabilities: float) -> None:
+    for name, probability in probabilities.items():
+        if not 0 <= probability < 1:
+            raise ValueError(f"`{name}` must lie in [0, 1), got {probability}.")

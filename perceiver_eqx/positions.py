@@ -1,0 +1,112 @@
+"""Positions: Fourier features, learned tables, rotary embeddings."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+def fourier_features(
+    positions: Float[Array, "n axes"],
+    num_bands: int,
+    max_resolution: tuple[int, ...],
+) -> Float[Array, "n channels"]:
+    """Positions in a grid as the Perceiver encodes them.
+
+    **Arguments:**
+
+    - `positions`: coordinates in [-1, 1], one column per axis.
+    - `num_bands`: frequencies per axis, at least 1, linear from 1 to half the resolution.
+    - `max_resolution`: size of the grid along each axis.
+
+    **Returns:** the coordinates, then sines, then cosines: `axes * (2 num_bands + 1)`
+    channels.
+
+    **Raises:** `ValueError` if `max_resolution` does not name one size per axis.
+
+    **Source:** Jaegle et al., "Perceiver" (2021), §3.2.
+    """
+    axes = positions.shape[-1]
+    if len(max_resolution) != axes:
+        raise ValueError(
+            f"`max_resolution` must hold one size per axis ({axes}), got "
+            f"{max_resolution}."
+        )
+    nyquist = jnp.asarray(max_resolution, positions.dtype) / 2
+    share = jnp.linspace(0.0, 1.0, num_bands, dtype=positions.dtype)
+    frequencies = 1.0 + (nyquist[:, None] - 1.0) * share
+    angles = jnp.pi * positions[..., None] * frequencies
+    angles = angles.reshape(positions.shape[0], -1)
+    return jnp.concatenate([positions, jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def sinusoids(
+    positions: Int[Array, " n"], dim: int, max_wavelength: float = 1e6
+) -> Float[Array, "n dim"]:
+    """Absolute positions of a sequence without a declared length.
+
+    **Arguments:**
+
+    - `positions`: counts from 0.
+    - `dim`: channels, even; wavelengths run geometrically from 2 pi upwards.
+    - `max_wavelength`: the longest wavelength over 2 pi, in positions.
+
+    **Raises:** `ValueError` if `dim` is odd.
+
+    **Source:** Vaswani et al., "Attention Is All You Need" (2017), §3.5.
+    """
+    if dim % 2:
+        raise ValueError(f"`dim` must be even, got {dim}.")
+    exponent = jnp.arange(dim // 2) / max(dim // 2 - 1, 1)
+    angles = positions[:, None] / max_wavelength**exponent
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class LearnedPositions(eqx.Module):
+    """A learned vector for each of a fixed number of positions."""
+
+    table: Float[Array, "positions dim"]
+
+    def __init__(self, num_positions: int, dim: int, *, key: PRNGKeyArray):
+        """**Arguments:**
+
+        - `num_positions`, `dim`: size of the table.
+        """
+        self.table = 0.02 * jr.normal(key, (num_positions, dim))
+
+    def __call__(self, x: Float[Array, "*batch positions dim"]) -> Array:
+        """`x` with the positions added, in the dtype of `x`."""
+        return x + self.table.astype(x.dtype)
+
+
+def rotary(
+    x: Float[Array, "n heads head_dim"],
+    positions: Int[Array, " n"],
+    base: float = 10_000.0,
+) -> Float[Array, "n heads head_dim"]:
+    """Rotate queries or keys, so that their dot products depend on distance alone.
+
+    Channel `i` of the first half turns with channel `i` of the second.
+
+    **Arguments:**
+
+    - `positions`: counts of steps. Angles are float32: give positions relative to a
+      nearby origin, not absolute ones of an endless stream.
+    - `base`: ratio of the longest to the shortest wavelength.
+
+    **Raises:** `ValueError` if `head_dim` is odd.
+
+    **Source:** Su et al., "RoFormer" (2021), §3.4; halves as in GPT-NeoX.
+    """
+    half, odd = divmod(x.shape[-1], 2)
+    if odd:
+        raise ValueError(
+            f"rotary positions need an even `head_dim`, got {x.shape[-1]}; choose "
+            "`latent_dim` a multiple of twice `num_heads`."
+        )
+    dtype = jnp.result_type(jnp.float32, x.dtype)
+    angles = positions[:, None] * base ** (-jnp.arange(half, dtype=dtype) / half)
+    sin, cos = jnp.sin(angles)[:, None], jnp.cos(angles)[:, None]
+    first, second = x[..., :half].astype(dtype), x[..., half:].astype(dtype)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)

@@ -1,0 +1,111 @@
+"""Processor: causal self-attention between the latents of all steps, layer by layer."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.random as jr
+from jax import lax
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+
+from .layers import LayerNorm, SelfAttentionBlock
+from .state import KeyValueCache, empty_cache
+
+
+class CausalProcessor(eqx.Module):
+    """A stack of self-attention blocks under the seed's latent mask: the latents of a
+    step see each other, and those of the steps before as far as the window reaches."""
+
+    blocks: SelfAttentionBlock
+    norm: LayerNorm
+    num_layers: int = eqx.field(static=True)
+    window: int | None = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        num_layers: int,
+        dim: int,
+        num_heads: int,
+        *,
+        window: int | None,
+        remat: bool,
+        mlp_widening: int = 4,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `num_layers`: blocks, at least 1. Their parameters are stacked.
+        - `dim`, `num_heads`, `mlp_widening`, `dropout`, `attention_dropout`: of a block.
+        - `window`: how many steps a latent sees, its own included; `None` for all.
+        - `remat`: compute each layer again in the backward pass, so that memory does
+          not grow with depth.
+
+        **Raises:** `ValueError` if `dim` is not a multiple of twice `num_heads`.
+        """
+        if dim % (2 * num_heads):
+            raise ValueError(
+                "a width must be a multiple of twice its `num_heads`, since rotary "
+                f"positions turn channels in pairs, got {dim} for {num_heads} heads."
+            )
+
+        def block(key: PRNGKeyArray) -> SelfAttentionBlock:
+            return SelfAttentionBlock(
+                dim,
+                num_heads,
+                mlp_widening=mlp_widening,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                scale=1 / math.sqrt(2 * num_layers),
+                key=key,
+            )
+
+        self.blocks = eqx.filter_vmap(block)(jr.split(key, num_layers))
+        self.norm = LayerNorm(dim)
+        self.num_layers = num_layers
+        self.window = window
+        self.remat = remat
+
+    def empty_cache(
+        self, capacity: int, rows: int, *, rolling: bool, dtype: DTypeLike
+    ) -> KeyValueCache:
+        """Caches of all layers, stacked, of `capacity` steps of `rows` latents."""
+        num_heads = self.blocks.heads.num_heads
+        return empty_cache(
+            capacity,
+            rows,
+            num_heads,
+            self.norm.scale.size // num_heads,
+            rolling=rolling,
+            layers=(self.num_layers,),
+            dtype=dtype,
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "steps rows dim"],
+        cache: KeyValueCache,
+        past_steps: Int[Array, ""],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "steps rows dim"], KeyValueCache]:
+        """**Arguments:**
+
+        - `x`: the latents of the next steps.
+        - `cache`: each layer's keys and values of the `past_steps` before them.
+
+        **Returns:** the processed latents, and the caches with these steps added.
+        """
+        arrays, static = eqx.partition(self.blocks, eqx.is_array)
+        keys = None if key is None else jr.split(key, self.num_layers)
+
+        def layer(x, of_layer):
+            arrays, cache, key = of_layer
+            block = eqx.combine(arrays, static)
+            return block(x, cache, past_steps, self.window, key=key)
+
+        layer = jax.checkpoint(layer) if self.remat else layer
+        x, cache = lax.scan(layer, x, (arrays, cache, keys))
+        return self.norm(x), cache
