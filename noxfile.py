@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["nox>=2025.5"]
 # ///
-"""Every task of the project. `nox -l` lists them; `nox -s NAME -- ARGS` passes ARGS on."""
+"""Every task of the project. `nox -l` lists them; `nox -s NAME -- ARGS` hands ARGS on."""
 
 import pathlib
 
@@ -60,7 +60,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def notebooks(session: nox.Session) -> None:
-    """Execute every notebook from its script; an assertion that fails, fails the run."""
+    """Execute every notebook from its script; a failed assertion fails the run."""
     install(session, "notebooks")
     for script in sorted(pathlib.Path("notebooks").glob("*.py")):
         session.run("jupytext", "--to", "ipynb", "--execute", str(script))

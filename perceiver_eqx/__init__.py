@@ -1,15 +1,14 @@
 """Perceiver IO and Perceiver AR in one: causal replicated latents over millions of
 input bytes, in JAX and Equinox."""
 
-from .adapters.byte_lm import ByteLM as ByteLM, ByteState as ByteState
+from .adapters.byte_lm import ByteLM as ByteLM
+from .adapters.byte_lm import ByteState as ByteState
 from .attention.attend import attend as attend
 from .attention.masks import StepMask as StepMask
 from .attention.prefix import prefix_attend as prefix_attend
-from .attention.softmax import (
-    SoftmaxAverage as SoftmaxAverage,
-    empty_average as empty_average,
-    merge as merge,
-)
+from .attention.softmax import SoftmaxAverage as SoftmaxAverage
+from .attention.softmax import empty_average as empty_average
+from .attention.softmax import merge as merge
 from .generate import generate as generate
 from .model import CausalPerceiver as CausalPerceiver
 from .state import PerceiverState as PerceiverState

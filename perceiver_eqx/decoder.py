@@ -10,7 +10,7 @@ from .layers import CrossAttention, Linear
 
 
 class QueryDecoder(eqx.Module):
-    """Learned output queries, the same at every step, that attend the step's latents."""
+    """Learned output queries, the same at every step, that read the step's latents."""
 
     queries: Float[Array, "outputs query_dim"]
     cross: CrossAttention
@@ -29,14 +29,15 @@ class QueryDecoder(eqx.Module):
         dropout: float = 0.0,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """
+        Args:
+            num_outputs: queries per step.
+            query_dim: channels of a query, a multiple of `num_heads`.
+            output_dim: channels of an output.
+            query_residual: add the query to what it read.
 
-        - `num_outputs`: queries per step.
-        - `query_dim`: channels of a query, a multiple of `num_heads`.
-        - `output_dim`: channels of an output.
-        - `query_residual`: add the query to what it read.
-
-        **Source:** Jaegle et al., "Perceiver IO" (2021), §3.1 and §E.2.
+        Source:
+            Jaegle et al., "Perceiver IO" (2021), §3.1 and §E.2.
         """
         query_key, cross_key, output_key = jr.split(key, 3)
         self.queries = 0.02 * jr.normal(query_key, (num_outputs, query_dim))

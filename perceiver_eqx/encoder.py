@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .attention.attend import attend_average
 from .attention.prefix import prefix_attend
 from .attention.softmax import SoftmaxAverage, empty_average
-from .layers import CrossAttention, LayerNorm, Linear
+from .layers import CrossAttention, LayerNorm, Linear, split_key
 
 
 class CausalEncoder(eqx.Module):
@@ -43,7 +43,7 @@ class CausalEncoder(eqx.Module):
         token_dropout: float = 0.0,
         key: PRNGKeyArray,
     ):
-        """**Arguments:** as in `CausalPerceiver`."""
+        """The arguments are those of `CausalPerceiver`."""
         keys = jr.split(key, 5)
         self.latents = 0.02 * jr.normal(keys[0], (num_latents, latent_dim))
         self.cross = CrossAttention(
@@ -69,7 +69,7 @@ class CausalEncoder(eqx.Module):
 
     @property
     def rate(self) -> Float[Array, "latents heads"] | None:
-        """How much a token's score falls with each step of age; `None` for not at all."""
+        """How much a token's score falls with each step of age; `None` for never."""
         return None if self.rate_logit is None else jax.nn.softplus(self.rate_logit)
 
     def empty_prefix(self) -> SoftmaxAverage:
@@ -106,15 +106,16 @@ class CausalEncoder(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps latents latent_dim"], SoftmaxAverage]:
-        """**Arguments:**
-
-        - `inputs`: the tokens of the next steps.
-        - `prefix`: what was seen of the steps before.
-        - `context`: what is seen of the context.
-
-        **Returns:** the latents of these steps, and what was seen up to the last.
         """
-        token_key, cross_key = (None, None) if key is None else jr.split(key)
+        Args:
+            inputs: the tokens of the next steps.
+            prefix: what was seen of the steps before.
+            context: what is seen of the context.
+
+        Returns:
+            the latents of these steps, and what was seen up to the last.
+        """
+        token_key, cross_key = split_key(key)
         keep = None
         if token_key is not None and self.token_dropout:
             keep = jr.bernoulli(token_key, 1 - self.token_dropout, inputs.shape[:2])

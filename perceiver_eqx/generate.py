@@ -23,23 +23,25 @@ def generate(
 ) -> UInt8[Array, " num_bytes"]:
     """Continue a prompt. The past is never computed again: each byte costs the same.
 
-    **Arguments:**
+    Args:
+        prompt: bytes to go on from; may be empty, and may end inside a step.
+        num_bytes: how many to add, at least 1.
+        temperature: divides the logits; 0 takes the most likely byte.
+        top_k: keep the `top_k` most likely bytes, 1 to 256.
+        top_p: keep the fewest most likely bytes whose probabilities sum to `top_p`, in
+            (0, 1], after `top_k`.
+        context: bytes that every step sees, for a model with `use_context`.
+        key: the same key gives the same bytes.
 
-    - `prompt`: bytes to go on from; may be empty, and may end inside a step.
-    - `num_bytes`: how many to add, at least 1.
-    - `temperature`: divides the logits; 0 takes the most likely byte.
-    - `top_k`: keep the `top_k` most likely bytes, 1 to 256.
-    - `top_p`: keep the fewest most likely bytes whose probabilities sum to `top_p`, in
-      (0, 1], after `top_k`.
-    - `context`: bytes that every step sees, for a model with `use_context`.
-    - `key`: the same key gives the same bytes.
+    Returns:
+        the added bytes.
 
-    **Returns:** the added bytes.
+    Raises:
+        ValueError: for a value outside its range.
 
-    **Raises:** `ValueError` for a value outside its range.
-
-    **Source:** Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020)
-    for `top_p`.
+    Source:
+        Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020)
+        for `top_p`.
     """
     if num_bytes < 1:
         raise ValueError(f"`num_bytes` must be at least 1, got {num_bytes}.")
@@ -61,9 +63,8 @@ def filter_logits(
 ) -> Float[Array, " symbols"]:
     """Logits to sample from: `-inf` for symbols that are ruled out.
 
-    **Arguments:**
-
-    - `temperature`: above 0; `top_k`, `top_p`: as in `generate`.
+    Args:
+        temperature: above 0; `top_k`, `top_p`: as in `generate`.
     """
     logits = logits / temperature
     falling = jnp.sort(logits, descending=True)

@@ -4,6 +4,7 @@ Parameters are float32. A layer computes in the dtype of its input; norms in flo
 """
 
 import math
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -31,11 +32,11 @@ class Linear(eqx.Module):
         scale: float = 1.0,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
-
-        - `in_dim`, `out_dim`: channels.
-        - `use_bias`: add a bias, zero at first.
-        - `scale`: factor on the initial standard deviation `1 / sqrt(in_dim)`.
+        """
+        Args:
+            in_dim, out_dim: channels.
+            use_bias: add a bias, zero at first.
+            scale: factor on the initial standard deviation `1 / sqrt(in_dim)`.
         """
         spread = scale / math.sqrt(in_dim)
         self.weight = spread * jr.truncated_normal(key, -2, 2, (in_dim, out_dim))
@@ -47,7 +48,7 @@ class Linear(eqx.Module):
 
 
 class LayerNorm(eqx.Module):
-    """Zero mean and unit variance over the last axis, then a learned scale and shift."""
+    """Zero mean, unit variance over the last axis, then a learned scale and shift."""
 
     scale: Float[Array, " dim"]
     bias: Float[Array, " dim"]
@@ -103,6 +104,11 @@ def _embed_backward(residuals, cotangent):
 _embed.defvjp(_embed_forward, _embed_backward)
 
 
+def split_key(key: PRNGKeyArray | None, num: int = 2) -> Sequence:
+    """`num` keys out of one; without one, as many times `None`."""
+    return [None] * num if key is None else list(jr.split(key, num))
+
+
 def dropout(
     x: Float[Array, "..."], rate: float, key: PRNGKeyArray | None
 ) -> Float[Array, "..."]:
@@ -121,10 +127,10 @@ class MLP(eqx.Module):
     down: Linear
 
     def __init__(self, dim: int, widening: int, *, scale: float, key: PRNGKeyArray):
-        """**Arguments:**
-
-        - `dim`: channels in and out; `widening * dim` between.
-        - `scale`: factor on the initial deviation of the map back.
+        """
+        Args:
+            dim: channels in and out; `widening * dim` between.
+            scale: factor on the initial deviation of the map back.
         """
         up_key, down_key = jr.split(key)
         self.up = Linear(dim, widening * dim, key=up_key)
@@ -152,14 +158,15 @@ class MultiHead(eqx.Module):
         scale: float = 1.0,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """
+        Args:
+            q_dim: channels of the queries and of the output.
+            kv_dim: channels of what is attended.
+            num_heads: a divisor of `q_dim`.
+            scale: factor on the initial deviation of the output projection.
 
-        - `q_dim`: channels of the queries and of the output.
-        - `kv_dim`: channels of what is attended.
-        - `num_heads`: a divisor of `q_dim`.
-        - `scale`: factor on the initial deviation of the output projection.
-
-        **Raises:** `ValueError` if `num_heads` does not divide `q_dim`.
+        Raises:
+            ValueError: if `num_heads` does not divide `q_dim`.
         """
         if num_heads < 1 or q_dim % num_heads:
             raise ValueError(
@@ -212,13 +219,14 @@ class CrossAttention(eqx.Module):
         dropout: float = 0.0,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """
+        Args:
+            q_dim, kv_dim, num_heads: as in `MultiHead`.
+            residual: add the queries to what they attended.
+            dropout: probability in [0, 1) on both branches.
 
-        - `q_dim`, `kv_dim`, `num_heads`: as in `MultiHead`.
-        - `residual`: add the queries to what they attended.
-        - `dropout`: probability in [0, 1) on both branches.
-
-        **Source:** Jaegle et al., "Perceiver IO" (2021), §E.2.
+        Source:
+            Jaegle et al., "Perceiver IO" (2021), §E.2.
         """
         heads_key, mlp_key = jr.split(key)
         self.query_norm = LayerNorm(q_dim)
@@ -245,7 +253,7 @@ class CrossAttention(eqx.Module):
     ) -> Float[Array, "*rows q_dim"]:
         """What follows the attention: output projection, residual, MLP."""
         joined = self.heads.join(attended)
-        attention_key, mlp_key = (None, None) if key is None else jr.split(key)
+        attention_key, mlp_key = split_key(key)
         x = dropout(joined, self.dropout, attention_key)
         if self.residual:
             x = x + queried
@@ -274,12 +282,12 @@ class SelfAttentionBlock(eqx.Module):
         scale: float = 1.0,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
-
-        - `dim`, `num_heads`: channels, and heads that divide them.
-        - `dropout`: probability in [0, 1) on both residual branches.
-        - `attention_dropout`: probability in [0, 1) on the attention weights.
-        - `scale`: factor on the initial deviation of the two maps into the residual.
+        """
+        Args:
+            dim, num_heads: channels, and heads that divide them.
+            dropout: probability in [0, 1) on both residual branches.
+            attention_dropout: probability in [0, 1) on the attention weights.
+            scale: factor on the initial deviation of the two maps into the residual.
         """
         heads_key, mlp_key = jr.split(key)
         self.norm = LayerNorm(dim)
@@ -298,17 +306,16 @@ class SelfAttentionBlock(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps rows dim"], KeyValueCache]:
-        """**Arguments:**
-
-        - `x`: rows of each step; all of a step see each other and the steps before.
-        - `cache`: keys and values of past steps; `past_steps` of them were ever put in.
-        - `window`: how many steps a row sees, its own included; `None` for all.
-
-        **Returns:** the new rows, and the cache with their keys and values added.
         """
-        weights_key, attention_key, mlp_key = (
-            (None, None, None) if key is None else jr.split(key, 3)
-        )
+        Args:
+            x: rows of each step; all of a step see each other and the steps before.
+            cache: keys and values of past steps; `past_steps` of them were ever put in.
+            window: how many steps a row sees, its own included; `None` for all.
+
+        Returns:
+            the new rows, and the cache with their keys and values added.
+        """
+        weights_key, attention_key, mlp_key = split_key(key, 3)
         normed = self.norm(x)
         keys, values = self.heads.keys(normed), self.heads.values(normed)
         past, cache = cache.extend(keys, values, past_steps, window)

@@ -9,6 +9,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from .attention.softmax import SoftmaxAverage
 from .decoder import QueryDecoder
 from .encoder import CausalEncoder
+from .layers import split_key
 from .processor import CausalProcessor
 from .state import KeyValueCache, PerceiverState
 
@@ -20,8 +21,9 @@ class CausalPerceiver(eqx.Module):
     The outputs of a step depend on the context and on the inputs of its own and earlier
     steps, never on later ones. Arrays are unbatched; `jax.vmap` for batches.
 
-    **Source:** Jaegle et al., "Perceiver IO" (2021); Hawthorne et al., "Perceiver AR"
-    (2022); the combination is the seed's.
+    Source:
+        Jaegle et al., "Perceiver IO" (2021); Hawthorne et al., "Perceiver AR"
+        (2022); the combination is the seed's.
     """
 
     encoder: CausalEncoder
@@ -52,31 +54,32 @@ class CausalPerceiver(eqx.Module):
         remat: bool | None = None,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """
+        Args:
+            input_dim, output_dim: channels of an input token and of an output.
+            tokens_per_step, outputs_per_step: tokens that arrive at a step, and
+                outputs that are read from it.
+            num_latents, latent_dim: the latent array, replicated at every step.
+            num_layers, num_heads: self-attention layers; heads, here and in the two
+                cross-attentions.
+            query_dim: channels of the output queries, `latent_dim` if `None`.
+            latent_window: how many steps back latents see latents: `None` for all (the
+                seed's mask), 1 for their own step only (the seed's code).
+            context_dim: channels of the context's tokens; `None` for no context.
+            recency: learn, per latent and head, a rate at which inputs lose weight with
+                age, by which a fixed query tells new from old.
+            own_step: add a projection of the step's own tokens to its latents.
+            query_residual: add the output queries to what they read.
+            mlp_widening: hidden channels of the MLPs over their width.
+            dropout, attention_dropout, token_dropout: probabilities in [0, 1) of
+                leaving out a residual channel, a weight between latents, an input
+                token of the cross-attention. They act where a call is given a `key`.
+            remat: compute each layer again in the backward pass; `None` does so exactly
+                if `latent_window` is `None`, where no chunks bound the memory.
 
-        - `input_dim`, `output_dim`: channels of an input token and of an output.
-        - `tokens_per_step`, `outputs_per_step`: tokens that arrive at a step, and
-          outputs that are read from it.
-        - `num_latents`, `latent_dim`: the latent array, replicated at every step.
-        - `num_layers`, `num_heads`: self-attention layers; heads, here and in the two
-          cross-attentions.
-        - `query_dim`: channels of the output queries, `latent_dim` if `None`.
-        - `latent_window`: how many steps back latents see latents: `None` for all (the
-          seed's mask), 1 for their own step only (the seed's code).
-        - `context_dim`: channels of the context's tokens; `None` for no context.
-        - `recency`: learn, per latent and head, a rate at which inputs lose weight with
-          age, by which a fixed query tells new from old.
-        - `own_step`: add a projection of the step's own tokens to its latents.
-        - `query_residual`: add the output queries to what they read.
-        - `mlp_widening`: hidden channels of the MLPs over their width.
-        - `dropout`, `attention_dropout`, `token_dropout`: probabilities in [0, 1) of
-          leaving out a residual channel, a weight between latents, an input token of
-          the cross-attention. They act where a call is given a `key`.
-        - `remat`: compute each layer again in the backward pass; `None` does so exactly
-          if `latent_window` is `None`, where no chunks bound the memory.
-
-        **Raises:** `ValueError` for sizes below 1, heads that do not divide a width, a
-        window below 1, a probability outside [0, 1).
+        Raises:
+            ValueError: for sizes below 1, heads that do not divide a width, a
+            window below 1, a probability outside [0, 1).
         """
         query_dim = latent_dim if query_dim is None else query_dim
         _check_sizes(
@@ -150,15 +153,15 @@ class CausalPerceiver(eqx.Module):
     ) -> PerceiverState:
         """The state before the first step.
 
-        **Arguments:**
+        Args:
+            context: tokens that every step sees.
+            max_steps: how many steps there will be at most. Needed, and its memory
+                taken, if `latent_window` is `None`; not used otherwise.
+            dtype: of the inputs to come.
 
-        - `context`: tokens that every step sees.
-        - `max_steps`: how many steps there will be at most. Needed, and its memory
-          taken, if `latent_window` is `None`; not used otherwise.
-        - `dtype`: of the inputs to come.
-
-        **Raises:** `ValueError` if `latent_window` is `None` and `max_steps` is not
-        given, or if a context is given to a model built without one.
+        Raises:
+            ValueError: if `latent_window` is `None` and `max_steps` is not
+            given, or if a context is given to a model built without one.
         """
         if self.latent_window is not None:
             cache = self._cache(self.latent_window - 1, rolling=True, dtype=dtype)
@@ -184,16 +187,17 @@ class CausalPerceiver(eqx.Module):
 
         However a sequence is cut into chunks, the outputs are equal.
 
-        **Arguments:**
+        Args:
+            state: the state after the steps before.
+            inputs: the tokens of the next steps.
+            key: for dropout; `None` for none.
 
-        - `state`: the state after the steps before.
-        - `inputs`: the tokens of the next steps.
-        - `key`: for dropout; `None` for none.
+        Returns:
+            the state after these steps, and their outputs.
 
-        **Returns:** the state after these steps, and their outputs.
-
-        **Raises:** `ValueError` for a number of tokens other than `tokens_per_step`; at
-        run time, if the steps go past `max_steps`.
+        Raises:
+            ValueError: for a number of tokens other than `tokens_per_step`; at
+            run time, if the steps go past `max_steps`.
         """
         tokens_per_step = self.encoder.tokens_per_step
         if inputs.shape[1] != tokens_per_step:
@@ -211,7 +215,7 @@ class CausalPerceiver(eqx.Module):
                 f"the sequence goes past `max_steps` = {capacity}; pass a larger "
                 "`max_steps` to `init_state`, or use a finite `latent_window`.",
             )
-        keys = (None, None, None) if key is None else jr.split(key, 3)
+        keys = split_key(key, 3)
         x, prefix = self.encoder(inputs, state.prefix, state.context, key=keys[0])
         x, cache = self.processor(x, state.cache, past_steps, key=keys[1])
         outputs = self.decoder(x, key=keys[2])

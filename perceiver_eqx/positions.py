@@ -13,18 +13,20 @@ def fourier_features(
 ) -> Float[Array, "n channels"]:
     """Positions in a grid as the Perceiver encodes them.
 
-    **Arguments:**
+    Args:
+        positions: coordinates in [-1, 1], one column per axis.
+        num_bands: frequencies per axis, at least 1, linear from 1 to the Nyquist one.
+        max_resolution: size of the grid along each axis.
 
-    - `positions`: coordinates in [-1, 1], one column per axis.
-    - `num_bands`: frequencies per axis, at least 1, linear from 1 to half the resolution.
-    - `max_resolution`: size of the grid along each axis.
+    Returns:
+        the coordinates, then sines, then cosines: `axes * (2 num_bands + 1)`
+        channels.
 
-    **Returns:** the coordinates, then sines, then cosines: `axes * (2 num_bands + 1)`
-    channels.
+    Raises:
+        ValueError: if `max_resolution` does not name one size per axis.
 
-    **Raises:** `ValueError` if `max_resolution` does not name one size per axis.
-
-    **Source:** Jaegle et al., "Perceiver" (2021), §3.2.
+    Source:
+        Jaegle et al., "Perceiver" (2021), §3.2.
     """
     axes = positions.shape[-1]
     if len(max_resolution) != axes:
@@ -45,15 +47,16 @@ def sinusoids(
 ) -> Float[Array, "n dim"]:
     """Absolute positions of a sequence without a declared length.
 
-    **Arguments:**
+    Args:
+        positions: counts from 0.
+        dim: channels, even; wavelengths run geometrically from 2 pi upwards.
+        max_wavelength: the longest wavelength over 2 pi, in positions.
 
-    - `positions`: counts from 0.
-    - `dim`: channels, even; wavelengths run geometrically from 2 pi upwards.
-    - `max_wavelength`: the longest wavelength over 2 pi, in positions.
+    Raises:
+        ValueError: if `dim` is odd.
 
-    **Raises:** `ValueError` if `dim` is odd.
-
-    **Source:** Vaswani et al., "Attention Is All You Need" (2017), §3.5.
+    Source:
+        Vaswani et al., "Attention Is All You Need" (2017), §3.5.
     """
     if dim % 2:
         raise ValueError(f"`dim` must be even, got {dim}.")
@@ -68,9 +71,9 @@ class LearnedPositions(eqx.Module):
     table: Float[Array, "positions dim"]
 
     def __init__(self, num_positions: int, dim: int, *, key: PRNGKeyArray):
-        """**Arguments:**
-
-        - `num_positions`, `dim`: size of the table.
+        """
+        Args:
+            num_positions, dim: size of the table.
         """
         self.table = 0.02 * jr.normal(key, (num_positions, dim))
 
@@ -88,15 +91,16 @@ def rotary(
 
     Channel `i` of the first half turns with channel `i` of the second.
 
-    **Arguments:**
+    Args:
+        positions: counts of steps. Angles are float32: give positions relative to a
+            nearby origin, not absolute ones of an endless stream.
+        base: ratio of the longest to the shortest wavelength.
 
-    - `positions`: counts of steps. Angles are float32: give positions relative to a
-      nearby origin, not absolute ones of an endless stream.
-    - `base`: ratio of the longest to the shortest wavelength.
+    Raises:
+        ValueError: if `head_dim` is odd.
 
-    **Raises:** `ValueError` if `head_dim` is odd.
-
-    **Source:** Su et al., "RoFormer" (2021), §3.4; halves as in GPT-NeoX.
+    Source:
+        Su et al., "RoFormer" (2021), §3.4; halves as in GPT-NeoX.
     """
     half, odd = divmod(x.shape[-1], 2)
     if odd:

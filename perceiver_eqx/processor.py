@@ -35,15 +35,16 @@ class CausalProcessor(eqx.Module):
         attention_dropout: float = 0.0,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """
+        Args:
+            num_layers: blocks, at least 1. Their parameters are stacked.
+            dim, num_heads, mlp_widening, dropout, attention_dropout: of a block.
+            window: how many steps a latent sees, its own included; `None` for all.
+            remat: compute each layer again in the backward pass, so that memory does
+                not grow with depth.
 
-        - `num_layers`: blocks, at least 1. Their parameters are stacked.
-        - `dim`, `num_heads`, `mlp_widening`, `dropout`, `attention_dropout`: of a block.
-        - `window`: how many steps a latent sees, its own included; `None` for all.
-        - `remat`: compute each layer again in the backward pass, so that memory does
-          not grow with depth.
-
-        **Raises:** `ValueError` if `dim` is not a multiple of twice `num_heads`.
+        Raises:
+            ValueError: if `dim` is not a multiple of twice `num_heads`.
         """
         if dim % (2 * num_heads):
             raise ValueError(
@@ -91,12 +92,13 @@ class CausalProcessor(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps rows dim"], KeyValueCache]:
-        """**Arguments:**
+        """
+        Args:
+            x: the latents of the next steps.
+            cache: each layer's keys and values of the `past_steps` before them.
 
-        - `x`: the latents of the next steps.
-        - `cache`: each layer's keys and values of the `past_steps` before them.
-
-        **Returns:** the processed latents, and the caches with these steps added.
+        Returns:
+            the processed latents, and the caches with these steps added.
         """
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
         keys = None if key is None else jr.split(key, self.num_layers)

@@ -43,13 +43,13 @@ class KeyValueCache(eqx.Module):
     ) -> tuple[Visible, "KeyValueCache"]:
         """Add the keys and values of new steps.
 
-        **Arguments:**
+        Args:
+            keys, values: of the new steps, in order.
+            past_steps: how many steps came before them.
+            window: how many steps a step sees, its own included; `None` for all.
 
-        - `keys`, `values`: of the new steps, in order.
-        - `past_steps`: how many steps came before them.
-        - `window`: how many steps a step sees, its own included; `None` for all.
-
-        **Returns:** what the new steps attend, and the cache after them.
+        Returns:
+            what the new steps attend, and the cache after them.
         """
         capacity, (steps, rows) = self.keys.shape[0], keys.shape[:2]
         if self.rolling:
@@ -93,13 +93,12 @@ def empty_cache(
 class PerceiverState(eqx.Module):
     """All that a `CausalPerceiver` keeps of the steps it has seen.
 
-    **Attributes:**
-
-    - `steps`: how many steps were seen.
-    - `context`: what the latents see of the context, empty without one.
-    - `prefix`: what the latents have seen of the inputs, one average per latent and
-      head whatever the length.
-    - `cache`: each layer's keys and values of past latents.
+    Attributes:
+        steps: how many steps were seen.
+        context: what the latents see of the context, empty without one.
+        prefix: what the latents have seen of the inputs, one average per latent and
+            head whatever the length.
+        cache: each layer's keys and values of past latents.
     """
 
     steps: Int[Array, ""]

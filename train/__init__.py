@@ -1,0 +1,1 @@
+"""The trainer: pure functions over the library, and a command line."""

@@ -1,10 +1,11 @@
-"""`ByteLM`: a language model over bytes, out of a `CausalPerceiver` and byte adapters."""
+"""`ByteLM`: a language model over bytes, of a `CausalPerceiver` and byte adapters."""
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
+from ..layers import split_key
 from ..model import CausalPerceiver
 from ..state import PerceiverState
 from .bytes import BEGIN, ByteContext, ByteInput, ByteOutput
@@ -36,10 +37,9 @@ HYPERPARAMETERS = (
 class ByteState(eqx.Module):
     """All that a `ByteLM` keeps of the bytes it has seen.
 
-    **Attributes:**
-
-    - `perceiver`: the state after the steps before the last one.
-    - `last_step`: the bytes of the last step, which the Perceiver is yet to see.
+    Attributes:
+        perceiver: the state after the steps before the last one.
+        last_step: the bytes of the last step, which the Perceiver is yet to see.
     """
 
     perceiver: PerceiverState
@@ -86,21 +86,22 @@ class ByteLM(eqx.Module):
         dtype: str = "float32",
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """
+        Args:
+            bytes_per_step: bytes that make a step, at least 1.
+            num_latents, latent_dim, num_layers, num_heads, latent_window,
+                `recency`, `own_step`, `mlp_widening`, `dropout`, `attention_dropout`,
+                `token_dropout`, `remat`: as in `CausalPerceiver`.
+            token_dim: channels of a byte on its way in; `None` for
+                `latent_dim / bytes_per_step`, but at least 32.
+            local_dim, local_layers, local_heads: the causal decoder inside a step;
+                `None` for half of `latent_dim` and half of `num_heads`.
+            use_context: whether a context of bytes can be given.
+            dtype: what the model computes in: `"float32"`, `"bfloat16"`, `"float16"` or
+                `"float64"`. Parameters are float32 all the same.
 
-        - `bytes_per_step`: bytes that make a step, at least 1.
-        - `num_latents`, `latent_dim`, `num_layers`, `num_heads`, `latent_window`,
-          `recency`, `own_step`, `mlp_widening`, `dropout`, `attention_dropout`,
-          `token_dropout`, `remat`: as in `CausalPerceiver`.
-        - `token_dim`: channels of a byte on its way in; `None` for
-          `latent_dim / bytes_per_step`, but at least 32.
-        - `local_dim`, `local_layers`, `local_heads`: the causal decoder inside a step;
-          `None` for half of `latent_dim` and half of `num_heads`.
-        - `use_context`: whether a context of bytes can be given.
-        - `dtype`: what the model computes in: `"float32"`, `"bfloat16"`, `"float16"` or
-          `"float64"`. Parameters are float32 all the same.
-
-        **Raises:** `ValueError` as `CausalPerceiver` does, and for an unknown dtype.
+        Raises:
+            ValueError: as `CausalPerceiver` does, and for an unknown dtype.
         """
         arguments = locals()
         self._hyperparameters = tuple(
@@ -174,13 +175,12 @@ class ByteLM(eqx.Module):
     ) -> Float[Array, "steps {self.bytes_per_step} 256"]:
         """The logits of the given bytes, each from the context and the bytes before it.
 
-        **Arguments:**
-
-        - `tokens`: bytes, 0 to 255, grouped by step, in any integer dtype.
-        - `context`: bytes that every step sees; the model needs `use_context=True`.
-        - `key`: for dropout; `None` for none.
+        Args:
+            tokens: bytes, 0 to 255, grouped by step, in any integer dtype.
+            context: bytes that every step sees; the model needs `use_context=True`.
+            key: for dropout; `None` for none.
         """
-        readout_key, logits_key = (None, None) if key is None else jr.split(key)
+        readout_key, logits_key = split_key(key)
         readout = self.readout(tokens, context, key=readout_key)
         return self.logits(readout, tokens, _begin(1)[0], key=logits_key)
 
@@ -191,13 +191,13 @@ class ByteLM(eqx.Module):
     ) -> ByteState:
         """The state before the first byte.
 
-        **Arguments:**
+        Args:
+            context: bytes that every step sees; the model needs `use_context=True`.
+            max_steps: how many steps there will be at most; needed if `latent_window`
+                is `None`.
 
-        - `context`: bytes that every step sees; the model needs `use_context=True`.
-        - `max_steps`: how many steps there will be at most; needed if `latent_window`
-          is `None`.
-
-        **Raises:** `ValueError` as `CausalPerceiver.init_state` does.
+        Raises:
+            ValueError: as `CausalPerceiver.init_state` does.
         """
         state = self.perceiver.init_state(
             self._embed_context(context), max_steps=max_steps, dtype=self.dtype
@@ -213,11 +213,13 @@ class ByteLM(eqx.Module):
     ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} 256"]]:
         """Take the next steps, any number of them at once.
 
-        **Returns:** the state after them, and the logits of their bytes.
+        Returns:
+            the state after them, and the logits of their bytes.
 
-        **Raises:** at run time, if the steps go past `max_steps`.
+        Raises:
+            at run time, if the steps go past `max_steps`.
         """
-        readout_key, logits_key = (None, None) if key is None else jr.split(key)
+        readout_key, logits_key = split_key(key)
         after, readout = self.advance_readout(state, tokens, key=readout_key)
         logits = self.logits(readout, tokens, state.last_step[-1], key=logits_key)
         return after, logits

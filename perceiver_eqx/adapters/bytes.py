@@ -23,10 +23,10 @@ class ByteInput(eqx.Module):
     positions: LearnedPositions
 
     def __init__(self, bytes_per_step: int, dim: int, *, key: PRNGKeyArray):
-        """**Arguments:**
-
-        - `bytes_per_step`: tokens of a step.
-        - `dim`: channels of a token.
+        """
+        Args:
+            bytes_per_step: tokens of a step.
+            dim: channels of a token.
         """
         embedding_key, positions_key = jr.split(key)
         self.embedding = Embedding(NUM_BYTES + 1, dim, key=embedding_key)
@@ -45,9 +45,9 @@ class ByteContext(eqx.Module):
     embedding: Embedding
 
     def __init__(self, dim: int, *, key: PRNGKeyArray):
-        """**Arguments:**
-
-        - `dim`: channels of a token, even.
+        """
+        Args:
+            dim: channels of a token, even.
         """
         self.embedding = Embedding(NUM_BYTES, dim, key=key)
 
@@ -80,11 +80,11 @@ class ByteOutput(eqx.Module):
         dropout: float = 0.0,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
-
-        - `bytes_per_step`: positions of a step.
-        - `dim`, `num_layers`, `num_heads`, `mlp_widening`, `dropout`: of the causal
-          decoder inside a step.
+        """
+        Args:
+            bytes_per_step: positions of a step.
+            dim, num_layers, num_heads, mlp_widening, dropout: of the causal
+                decoder inside a step.
         """
         keys = jr.split(key, 4)
         self.embedding = Embedding(NUM_BYTES + 1, dim, key=keys[0])
@@ -114,13 +114,14 @@ class ByteOutput(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps bytes_per_step 256"]:
-        """**Arguments:**
+        """
+        Args:
+            readout: what the Perceiver says of each position of each step.
+            tokens: the bytes of these steps; position `i` is shown those before it.
+            before: the byte before the first of them, or `BEGIN`.
 
-        - `readout`: what the Perceiver says of each position of each step.
-        - `tokens`: the bytes of these steps; position `i` is shown those before it.
-        - `before`: the byte before the first of them, or `BEGIN`.
-
-        **Returns:** the logits of `tokens`.
+        Returns:
+            the logits of `tokens`.
         """
         shifted = jnp.concatenate([before[None], tokens.ravel()[:-1]])
         shifted = shifted.reshape(tokens.shape)
@@ -143,13 +144,13 @@ class ByteOutput(eqx.Module):
     ) -> tuple[Float[Array, " 256"], KeyValueCache]:
         """One position of one step, the positions before it being in the cache.
 
-        **Arguments:**
+        Args:
+            readout: what the Perceiver says of this position.
+            before: the byte before it, or `BEGIN`.
+            position: its place in the step, from 0.
 
-        - `readout`: what the Perceiver says of this position.
-        - `before`: the byte before it, or `BEGIN`.
-        - `position`: its place in the step, from 0.
-
-        **Returns:** the logits of its byte, and the cache with it added.
+        Returns:
+            the logits of its byte, and the cache with it added.
         """
         x = readout + self.embedding(before, readout.dtype)
         x = x + self.positions.table[position].astype(x.dtype)

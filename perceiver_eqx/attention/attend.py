@@ -15,7 +15,7 @@ from .softmax import SoftmaxAverage
 Engine = Literal["auto", "dense", "blockwise"]
 
 # Up to this many scores a head, the dense engine is faster than tiles and small.
-DENSE_SCORES = 256 * 1024
+DENSE_SCORES = 128 * 128
 
 
 @jax.named_scope("pqx.attend")
@@ -31,23 +31,25 @@ def attend(
 ) -> Float[Array, "q_len heads v_dim"]:
     """Scaled dot-product attention.
 
-    **Arguments:**
+    Args:
+        query, key, value: one example; `jax.vmap` for batches. Scores and softmax
+            are float32, or float64 where an input is.
+        mask: a `StepMask`, a Boolean array (true where the row may see the column), or
+            `None` to see everything. A row that may see nothing returns zeros.
+        engine: `"dense"` holds every score; `"blockwise"` takes memory linear in the
+            lengths and skips tiles that the mask rules out; `"auto"` takes the first
+            for small sizes only.
+        dropout: probability in [0, 1) of leaving out a weight, used if `rng` is given.
 
-    - `query`, `key`, `value`: one example; `jax.vmap` for batches. Scores and softmax
-      are float32, or float64 where an input is.
-    - `mask`: a `StepMask`, a Boolean array (true where the row may see the column), or
-      `None` to see everything. A row that may see nothing returns zeros.
-    - `engine`: `"dense"` holds every score; `"blockwise"` takes memory linear in the
-      lengths and skips tiles that the mask rules out; `"auto"` takes the first for
-      small sizes only.
-    - `dropout`: probability in [0, 1) of leaving out a weight, used if `rng` is given.
+    Returns:
+        the attended values, in the dtype of `value`.
 
-    **Returns:** the attended values, in the dtype of `value`.
+    Raises:
+        ValueError: if the mask's shape is not `(q_len, kv_len)`, or for an
+        unknown engine.
 
-    **Raises:** `ValueError` if the mask's shape is not `(q_len, kv_len)`, or for an
-    unknown engine.
-
-    **Source:** Vaswani et al., "Attention Is All You Need" (2017), §3.2.
+    Source:
+        Vaswani et al., "Attention Is All You Need" (2017), §3.2.
     """
     average = attend_average(query, key, value, mask, engine, dropout, rng)
     return average.value.astype(value.dtype)

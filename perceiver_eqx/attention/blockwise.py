@@ -16,7 +16,7 @@ from .masks import Mask
 from .softmax import SoftmaxAverage, empty_average, merge
 
 
-TILE = 256  # rows and columns of a tile: 256 KiB of float32 scores a head, a core's L2
+TILE = 128  # rows and columns of a tile: 64 KiB of float32 scores a head
 
 
 def blockwise_average(
@@ -30,8 +30,9 @@ def blockwise_average(
 ) -> SoftmaxAverage:
     """Softmax average of each query over its allowed keys, in O(q_len + kv_len) memory.
 
-    **Source:** Dao et al., "FlashAttention" (2022), algorithms 1 and 4, with the merge
-    of averages in place of the running maximum and sum.
+    Source:
+        Dao et al., "FlashAttention" (2022), algorithms 1 and 4, with the merge
+        of averages in place of the running maximum and sum.
     """
     q_tile, k_tile = min(tile, query.shape[0]), min(tile, key.shape[0])
     tiles = _Tiles(query.shape[0], key.shape[0], q_tile, k_tile, dropout)
@@ -156,23 +157,23 @@ def _average_backward(average, cotangent, perturbed, arrays, mask, rng, tiles):
             q_rows, d_rows, lse_rows, shift_rows = (x[q_index] for x in by_row)
             allowed = tiles.allowed(mask, q_index, k_index)
             scores = attention_scores(q_rows, k_rows, allowed)
-            weights = jnp.exp(scores - lse_rows[..., None])
-            d_weights = jnp.einsum("qhd,khd->qhk", d_rows, v_rows.astype(dtype))
+            weights = jnp.exp(scores - lse_rows.T[..., None])
+            d_weights = jnp.einsum("qhd,khd->hqk", d_rows, v_rows.astype(dtype))
             dropped = weights
             tile_rng = tiles.rng(rng, q_index, k_index)
             if tiles.dropout and tile_rng is not None:
                 keep = keep_weights(tile_rng, tiles.dropout, weights.shape, dtype)
                 dropped, d_weights = weights * keep, d_weights * keep
-            d_scores = weights * (d_weights + shift_rows[..., None]) * scale
+            d_scores = weights * (d_weights + shift_rows.T[..., None]) * scale
             # The products below run in the inputs' dtype, sums in the state's.
             d_scores = d_scores.astype(query.dtype)
             sums_in = {"preferred_element_type": dtype}
             d_query = d_query.at[q_index].add(
-                jnp.einsum("qhk,khd->qhd", d_scores, k_rows, **sums_in)
+                jnp.einsum("hqk,khd->qhd", d_scores, k_rows, **sums_in)
             )
-            d_key += jnp.einsum("qhk,qhd->khd", d_scores, q_rows, **sums_in)
+            d_key += jnp.einsum("hqk,qhd->khd", d_scores, q_rows, **sums_in)
             d_value_ += jnp.einsum(
-                "qhk,qhd->khd",
+                "hqk,qhd->khd",
                 dropped.astype(value.dtype),
                 d_rows.astype(value.dtype),
                 **sums_in,

@@ -18,12 +18,12 @@ def attention_scores(
     query: Float[Array, "q_len heads head_dim"],
     key: Float[Array, "kv_len heads head_dim"],
     allowed: Bool[Array, "q_len kv_len"],
-) -> Float[Array, "q_len heads kv_len"]:
+) -> Float[Array, "heads q_len kv_len"]:
     """Scaled dot products, `-inf` where not allowed."""
     dtype = state_dtype(query, key)
-    scores = jnp.einsum("qhd,khd->qhk", query, key, preferred_element_type=dtype)
-    scores = scores * query.shape[-1] ** -0.5
-    return jnp.where(allowed[:, None, :], scores, -jnp.inf)
+    query = query * query.shape[-1] ** -0.5
+    scores = jnp.einsum("qhd,khd->hqk", query, key, preferred_element_type=dtype)
+    return jnp.where(allowed, scores, -jnp.inf)
 
 
 def keep_weights(
@@ -46,20 +46,20 @@ def dense_average(
     A row that may see nothing is the empty average: zero, with weight `-inf`.
     """
     scores = attention_scores(query, key, allowed)
-    top = jax.lax.stop_gradient(scores.max(-1, keepdims=True, initial=-jnp.inf))
+    top = jax.lax.stop_gradient(scores.max(-1, initial=-jnp.inf))
     top = jnp.where(jnp.isneginf(top), 0.0, top)
-    weights = jnp.exp(scores - top)
+    weights = jnp.exp(scores - top[..., None])
     total = weights.sum(-1)
     empty = total == 0
     total = jnp.where(empty, 1.0, total)
-    lse = jnp.where(empty, -jnp.inf, jnp.log(total) + top[..., 0])
-    weights = weights / total[..., None]
+    lse = jnp.where(empty, -jnp.inf, jnp.log(total) + top)
     if dropout and rng is not None:
         weights = weights * keep_weights(rng, dropout, weights.shape, weights.dtype)
-    mean = jnp.einsum(
-        "qhk,khd->qhd",
+    # Dividing the sums rather than the weights saves a pass over the scores.
+    sums = jnp.einsum(
+        "hqk,khd->qhd",
         weights.astype(value.dtype),
         value,
         preferred_element_type=weights.dtype,
     )
-    return SoftmaxAverage(lse=lse, value=mean)
+    return SoftmaxAverage(lse=lse.T, value=sums / total.T[..., None])

@@ -1,13 +1,13 @@
-"""Who may see whom: structured masks that are written out only where they are needed."""
+"""Who may see whom: structured masks, written out only where they are needed."""
 
-from typing import Protocol
+import abc
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 
-class Mask(Protocol):
+class Mask(eqx.Module):
     """What an attention engine asks of a mask.
 
     `allows` decides single pairs; the two ranges bound, for a run of rows, the columns
@@ -15,37 +15,46 @@ class Mask(Protocol):
     """
 
     @property
-    def shape(self) -> tuple[int, int]: ...
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Numbers of rows and columns."""
 
+    @abc.abstractmethod
     def allows(
         self, rows: Int[Array, " rows"], columns: Int[Array, " columns"]
-    ) -> Bool[Array, "rows columns"]: ...
+    ) -> Bool[Array, "rows columns"]:
+        """Whether each of `rows` sees each of `columns` (indices from 0)."""
 
-    def columns_of(self, first_row, last_row) -> tuple: ...
+    @abc.abstractmethod
+    def columns_of(self, first_row, last_row) -> tuple:
+        """Half-open range that holds all columns seen by `first_row..last_row`."""
 
-    def rows_of(self, first_column, last_column) -> tuple: ...
+    @abc.abstractmethod
+    def rows_of(self, first_column, last_column) -> tuple:
+        """Half-open range that holds all rows that see one of these columns."""
 
 
-class StepMask(eqx.Module):
+class StepMask(Mask):
     """A causal mask between steps: row `(t, c)` sees column `(u, i)` iff
     `0 <= t - u < window`, whatever `c` and `i`.
 
     Rows and columns are grouped by step: `queries_per_step` rows and `keys_per_step`
     columns each.
 
-    **Arguments:**
+    Args:
+        query_steps, key_steps: numbers of steps, at least 1.
+        queries_per_step, keys_per_step: rows and columns of a step, at least 1.
+        window: how many steps a row sees, its own included; `None` for all before it.
+        query_start: the key step at which the first query step stands. Not 0 when past
+            keys come before the queries' own, as in streaming. May be traced.
+        key_start: key steps before this one hold nothing yet. May be traced.
 
-    - `query_steps`, `key_steps`: numbers of steps, at least 1.
-    - `queries_per_step`, `keys_per_step`: rows and columns of a step, at least 1.
-    - `window`: how many steps a row sees, its own included; `None` for all before it.
-    - `query_start`: the key step at which the first query step stands. Not 0 when past
-      keys come before the queries' own, as in streaming. May be traced.
-    - `key_start`: key steps before this one hold nothing yet. May be traced.
+    Raises:
+        ValueError: for a size or window below 1.
 
-    **Raises:** `ValueError` for a size or window below 1.
-
-    **Source:** the seed's `tril(ones((C, C, T, T)))`, rearranged to
-    `(t1 c) (t2 e)`, is `StepMask(T, T, C, C).dense()`.
+    Source:
+        the seed's `tril(ones((C, C, T, T)))`, rearranged to
+        `(t1 c) (t2 e)`, is `StepMask(T, T, C, C).dense()`.
     """
 
     query_steps: int = eqx.field(static=True)
@@ -74,7 +83,6 @@ class StepMask(eqx.Module):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Numbers of rows and columns."""
         return (
             self.query_steps * self.queries_per_step,
             self.key_steps * self.keys_per_step,
@@ -83,7 +91,6 @@ class StepMask(eqx.Module):
     def allows(
         self, rows: Int[Array, " rows"], columns: Int[Array, " columns"]
     ) -> Bool[Array, "rows columns"]:
-        """Whether each of `rows` sees each of `columns` (indices from 0)."""
         query_step = rows[:, None] // self.queries_per_step + self.query_start
         key_step = columns[None, :] // self.keys_per_step
         allowed = (key_step <= query_step) & (key_step >= self.key_start)
@@ -92,7 +99,6 @@ class StepMask(eqx.Module):
         return allowed
 
     def columns_of(self, first_row, last_row) -> tuple:
-        """Half-open range of columns that some row of `first_row..last_row` sees."""
         first = self.key_start
         if self.window is not None:
             oldest = first_row // self.queries_per_step + self.query_start
@@ -101,7 +107,6 @@ class StepMask(eqx.Module):
         return _token_range(first, stop, self.key_steps, self.keys_per_step)
 
     def rows_of(self, first_column, last_column) -> tuple:
-        """Half-open range of rows that see some column of `first_column..last_column`."""
         first = first_column // self.keys_per_step - self.query_start
         stop = self.query_steps
         if self.window is not None:
@@ -115,7 +120,7 @@ class StepMask(eqx.Module):
         return self.allows(jnp.arange(rows), jnp.arange(columns))
 
 
-class DenseMask(eqx.Module):
+class DenseMask(Mask):
     """Any Boolean mask, true where the row may see the column."""
 
     allowed: Bool[Array, "q_len kv_len"]
@@ -135,7 +140,7 @@ class DenseMask(eqx.Module):
         return 0, self.shape[0]
 
 
-class FullMask(eqx.Module):
+class FullMask(Mask):
     """Every row sees every column."""
 
     q_len: int = eqx.field(static=True)

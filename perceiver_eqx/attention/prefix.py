@@ -45,24 +45,26 @@ def prefix_attend(
     Equal to dense attention with the queries replicated over the steps under
     `StepMask(steps, steps, latents, tokens)`, in O(steps * tokens) time and memory.
 
-    **Arguments:**
+    Args:
+        query: one query per latent and head.
+        key, value: the tokens, grouped by step.
+        rate: recency, at least 0: a token that is `n` steps old has `rate * n` taken
+            off its score (the same softmax as `rate * step` added). `None` is 0.
+        initial: what was seen before the first step, as returned for earlier steps.
+            It is one step old at the first step.
+        context: what every step sees beside the tokens, and what never ages.
+        mask: false for tokens to leave out.
 
-    - `query`: one query per latent and head.
-    - `key`, `value`: the tokens, grouped by step.
-    - `rate`: recency, at least 0: a token that is `n` steps old has `rate * n` taken
-      off its score (the same softmax as `rate * step` added). `None` is 0.
-    - `initial`: what was seen before the first step, as returned for earlier steps.
-      It is one step old at the first step.
-    - `context`: what every step sees beside the tokens, and what never ages.
-    - `mask`: false for tokens to leave out.
+    Returns:
+        the attended values in the dtype of `value` (zeros where nothing was
+        seen yet), and the average after the last step, without the context, to carry on
+        from.
 
-    **Returns:** the attended values in the dtype of `value` (zeros where nothing was
-    seen yet), and the average after the last step, without the context, to carry on
-    from.
+    Raises:
+        ValueError: if there are no steps or no tokens in a step.
 
-    **Raises:** `ValueError` if there are no steps or no tokens in a step.
-
-    **Source:** the seed's causal input cross-attention, as a scan of `merge`.
+    Source:
+        the seed's causal input cross-attention, as a scan of `merge`.
     """
     steps, tokens = key.shape[:2]
     if steps == 0 or tokens == 0:

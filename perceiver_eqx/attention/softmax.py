@@ -14,10 +14,9 @@ from jaxtyping import Array, DTypeLike, Float
 class SoftmaxAverage(eqx.Module):
     """A softmax-weighted mean of values over some set of keys, for each row.
 
-    **Attributes:**
-
-    - `lse`: log of the summed exponentials of the scores; `-inf` where the set is empty.
-    - `value`: the weighted mean of the values; zero where the set is empty.
+    Attributes:
+        lse: log of the summed exponentials of the scores; `-inf` for no keys.
+        value: the weighted mean of the values; zero for no keys.
     """
 
     lse: Float[Array, "*rows"]
@@ -29,11 +28,10 @@ def empty_average(
 ) -> SoftmaxAverage:
     """The identity of `merge`: the average over no keys.
 
-    **Arguments:**
-
-    - `rows`: shape of the log-sum-exp, for instance `(latents, heads)`.
-    - `v_dim`: width of the values.
-    - `dtype`: precision of the state.
+    Args:
+        rows: shape of the log-sum-exp, for instance `(latents, heads)`.
+        v_dim: width of the values.
+        dtype: precision of the state.
     """
     return SoftmaxAverage(
         lse=jnp.full(rows, -jnp.inf, dtype), value=jnp.zeros((*rows, v_dim), dtype)
@@ -46,14 +44,18 @@ def merge(a: SoftmaxAverage, b: SoftmaxAverage) -> SoftmaxAverage:
     Associative and commutative; `empty_average` is its identity. Row shapes broadcast.
     Differentiable in every leaf, empty rows included.
 
-    **Returns:** the merged average, in the promoted dtype of the two.
+    Returns:
+        the merged average, in the promoted dtype of the two.
 
-    **Source:** Rabe & Staats, "Self-attention Does Not Need O(n^2) Memory" (2021), §2.
+    Source:
+        Rabe & Staats, "Self-attention Does Not Need O(n^2) Memory" (2021), §2.
     """
     both_empty = jnp.isneginf(a.lse) & jnp.isneginf(b.lse)
-    gap = jnp.where(both_empty, 0.0, b.lse) - jnp.where(both_empty, 0.0, a.lse)
+    a_lse, b_lse = (jnp.where(both_empty, 0.0, lse) for lse in (a.lse, b.lse))
+    gap = b_lse - a_lse
     a_share = jax.nn.sigmoid(-gap)[..., None]
     b_share = jax.nn.sigmoid(gap)[..., None]
     return SoftmaxAverage(
-        lse=jnp.logaddexp(a.lse, b.lse), value=a_share * a.value + b_share * b.value
+        lse=jnp.where(both_empty, -jnp.inf, jnp.logaddexp(a_lse, b_lse)),
+        value=a_share * a.value + b_share * b.value,
     )

@@ -1,0 +1,1 @@
+"""Any file or folder as bytes: found, split, cut into windows, batched."""

@@ -1,0 +1,113 @@
+"""This library's own model files: one safetensors file, with the model's arguments as
+readable JSON in its header. Loading runs no code."""
+
+import json
+import os
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from safetensors import SafetensorError, safe_open
+from safetensors.flax import save_file
+
+from ..adapters.byte_lm import ByteLM
+
+
+FORMAT = "perceiver_eqx.ByteLM"
+
+
+def save(path: str | os.PathLike, model: ByteLM) -> None:
+    """Write a model to one file, whole or not at all.
+
+    Args:
+        path: the file, `.safetensors` by custom. One that exists is replaced.
+        model: its parameters and the arguments that it was built with.
+    """
+    path = Path(path)
+    header = {"format": FORMAT, "model": json.dumps(model.hyperparameters)}
+    draft = path.with_name(path.name + ".tmp")
+    save_file(_named_arrays(model), draft, metadata=header)
+    os.replace(draft, path)
+
+
+def load(path: str | os.PathLike) -> ByteLM:
+    """Read a model back, bit for bit.
+
+    Args:
+        path: a file that `save` wrote.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a model of this library, or its arrays are not
+            those of the model that its header describes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no model file at {str(path)!r}.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            shapes = {name: file.get_slice(name) for name in file.keys()}
+            model = _describe(path, header)
+            expected = _named_arrays(model)
+            _check_arrays(path, expected, shapes)
+            found = {name: jnp.asarray(file.get_tensor(name)) for name in expected}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{str(path)!r} is not a whole safetensors file: {error}."
+        ) from error
+    arrays, static = eqx.partition(model, _is_array)
+    arrays = jtu.tree_map_with_path(lambda where, _: found[_name(where)], arrays)
+    return eqx.combine(arrays, static)
+
+
+def _describe(path: Path, header: dict[str, str]) -> ByteLM:
+    """The model that a header describes, with shapes in the place of arrays."""
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{str(path)!r} must be a file of the format {FORMAT!r}, found "
+            f"{header.get('format')!r} in its header."
+        )
+    try:
+        arguments = json.loads(header["model"])
+        return eqx.filter_eval_shape(lambda: ByteLM(**arguments, key=jr.key(0)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the header of {str(path)!r} does not describe a model: {error}."
+        ) from error
+
+
+def _check_arrays(path: Path, expected: dict, found: dict) -> None:
+    for name in sorted(expected.keys() | found.keys()):
+        want = _shape(expected[name]) if name in expected else "nothing"
+        have = "nothing"
+        if name in found:
+            have = tuple(found[name].get_shape()), found[name].get_dtype()
+        if want != have:
+            raise ValueError(
+                f"{str(path)!r} must hold {want} under {name!r}, as its header says, "
+                f"found {have}."
+            )
+
+
+def _shape(array) -> tuple[tuple[int, ...], str]:
+    kinds = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F16"}
+    return tuple(array.shape), kinds[str(array.dtype)]
+
+
+def _named_arrays(model: ByteLM) -> dict:
+    leaves, _ = jtu.tree_flatten_with_path(eqx.filter(model, _is_array))
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def _is_array(leaf) -> bool:
+    return eqx.is_array(leaf) or hasattr(leaf, "shape")
+
+
+def _name(path: jtu.KeyPath) -> str:
+    return jtu.keystr(path, simple=True, separator=".")

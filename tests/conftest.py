@@ -1,0 +1,15 @@
+"""Settings of every test: deterministic hypothesis, and quick compilation."""
+
+import hypothesis
+import jax
+
+
+# Examples are the same on every run: a failure in CI is a failure at home.
+hypothesis.settings.register_profile(
+    "ci", deadline=None, derandomize=True, database=None, max_examples=30
+)
+hypothesis.settings.register_profile("hunt", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("ci")
+
+# Tests run tiny shapes once or twice: compiling them is nearly all of their time.
+jax.config.update("jax_disable_most_optimizations", True)

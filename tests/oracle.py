@@ -1,0 +1,153 @@
+"""A literal transcription of the seed, in float64 NumPy: latents physically replicated
+over the timesteps, both masks as einops expressions, dense softmax over every pair.
+
+It reads the parameters of a `CausalPerceiver` and shares no code with it.
+"""
+
+import math
+
+import einops
+import numpy as np
+
+
+erf = np.vectorize(math.erf)
+
+
+def causal_perceiver(model, inputs, context=None):
+    """What `model(inputs, context)` should be."""
+    inputs = np.asarray(inputs, np.float64)
+    timesteps, token_count = inputs.shape[:2]
+    encoder, processor, decoder = model.encoder, model.processor, model.decoder
+    latent_count = encoder.latents.shape[0]
+
+    # Replicate the latents across the timesteps: (t c) rows.
+    latents = np.tile(array(encoder.latents), (timesteps, 1))
+
+    # Causal input cross-attention: (t1 c) rows, (t2 i) columns.
+    cross = encoder.cross
+    tokens = einops.rearrange(inputs, "t i d -> (t i) d")
+    normed = norm(cross.input_norm, tokens)
+    query = heads(cross.heads, cross.heads.query, norm(cross.query_norm, latents))
+    key = heads(cross.heads, cross.heads.key, normed)
+    value = heads(cross.heads, cross.heads.value, normed)
+    mask = einops.rearrange(
+        np.tril(np.ones((latent_count, token_count, timesteps, timesteps))),
+        "c i t1 t2 -> (t1 c) (t2 i)",
+    )
+    age = np.subtract.outer(np.arange(timesteps), np.arange(timesteps))
+    rate = np.zeros((latent_count, cross.heads.num_heads))
+    if encoder.rate_logit is not None:
+        rate = np.log1p(np.exp(array(encoder.rate_logit)))
+    bias = einops.rearrange(
+        -rate[:, :, None, None, None] * age[:, :, None] * np.ones(token_count),
+        "c h t1 t2 i -> h (t1 c) (t2 i)",
+    )
+    if context is not None:
+        source = norm(encoder.context_norm, np.asarray(context, np.float64))
+        key = np.concatenate([heads(cross.heads, encoder.context_key, source), key])
+        value = np.concatenate(
+            [heads(cross.heads, encoder.context_value, source), value]
+        )
+        everything = np.ones((len(latents), len(source)))
+        mask = np.concatenate([everything, mask], 1)
+        bias = np.pad(bias, ((0, 0), (0, 0), (len(source), 0)))
+    attended = attention(query, key, value, mask, bias)
+    x = latents + linear(cross.heads.output, attended)
+    x = x + mlp(cross.mlp, norm(cross.mlp_norm, x))
+    if encoder.own_step is not None:
+        own = linear(encoder.own_step, inputs.reshape(timesteps, -1))
+        x = x + own.reshape(x.shape)
+
+    # Causal latent self-attention: the seed's expression, and a window's band of it.
+    square = np.tril(np.ones((latent_count, latent_count, timesteps, timesteps)))
+    if processor.window is not None:
+        square = square - np.tril(square, -processor.window)
+    mask = einops.rearrange(square, "c e t1 t2 -> (t1 c) (t2 e)")
+    step = np.repeat(np.arange(timesteps), latent_count)
+    for layer in range(processor.num_layers):
+        block = Layer(processor.blocks, layer)
+        normed = norm(block.norm, x)
+        attended = attention(
+            rotary(heads(block.heads, block.heads.query, normed), step),
+            rotary(heads(block.heads, block.heads.key, normed), step),
+            heads(block.heads, block.heads.value, normed),
+            mask,
+        )
+        x = x + linear(block.heads.output, attended)
+        x = x + mlp(block.mlp, norm(block.mlp_norm, x))
+    x = norm(processor.norm, x)
+
+    # Output queries of a step read the latents of that step: (t1 o) rows.
+    cross = decoder.cross
+    queries = np.tile(array(decoder.queries), (timesteps, 1))
+    output_count = decoder.queries.shape[0]
+    mask = einops.rearrange(
+        np.ones((output_count, latent_count))[..., None, None] * np.eye(timesteps),
+        "o c t1 t2 -> (t1 o) (t2 c)",
+    )
+    normed = norm(cross.input_norm, x)
+    attended = attention(
+        heads(cross.heads, cross.heads.query, norm(cross.query_norm, queries)),
+        heads(cross.heads, cross.heads.key, normed),
+        heads(cross.heads, cross.heads.value, normed),
+        mask,
+    )
+    y = linear(cross.heads.output, attended) + (queries if cross.residual else 0.0)
+    y = y + mlp(cross.mlp, norm(cross.mlp_norm, y))
+    y = linear(decoder.output, y)
+    return einops.rearrange(y, "(t o) d -> t o d", t=timesteps)
+
+
+class Layer:
+    """The parameters of one layer of a stack."""
+
+    def __init__(self, stacked, index):
+        self.stacked, self.index = stacked, index
+
+    def __getattr__(self, name):
+        value = getattr(self.stacked, name)
+        if name in ("num_heads", "epsilon"):
+            return value
+        is_array = hasattr(value, "shape")
+        return value[self.index] if is_array else Layer(value, self.index)
+
+
+def array(x):
+    return np.asarray(x, np.float64)
+
+
+def linear(layer, x):
+    return x @ array(layer.weight) + array(layer.bias)
+
+
+def norm(layer, x):
+    centred = x - x.mean(-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + layer.epsilon)
+    return centred / deviation * array(layer.scale) + array(layer.bias)
+
+
+def mlp(layer, x):
+    hidden = linear(layer.up, x)
+    return linear(layer.down, hidden * (1 + erf(hidden / math.sqrt(2))) / 2)
+
+
+def heads(multi_head, projection, x):
+    y = linear(projection, x)
+    return einops.rearrange(y, "n (h d) -> n h d", h=multi_head.num_heads)
+
+
+def rotary(x, positions, base=10_000.0):
+    half = x.shape[-1] // 2
+    angle = positions[:, None] / base ** (np.arange(half) / half)
+    turn = np.exp(1j * angle)[:, None]
+    turned = (x[..., :half] + 1j * x[..., half:]) * turn
+    return np.concatenate([turned.real, turned.imag], -1)
+
+
+def attention(query, key, value, mask, bias=0.0):
+    scores = np.einsum("qhd,khd->hqk", query, key) / math.sqrt(query.shape[-1]) + bias
+    scores = np.where(mask, scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights = weights / weights.sum(-1, keepdims=True)
+    attended = np.einsum("hqk,khd->qhd", weights, value)
+    return einops.rearrange(attended, "n h d -> n (h d)")

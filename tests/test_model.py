@@ -1,0 +1,271 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perceiver_eqx import CausalPerceiver
+from tests import oracle
+from tests.helpers import TOLERANCE, assert_close, relative_error
+from tests.models import OUTPUTS, SOURCE, STEPS, perceiver, perceiver_inputs
+from tests.strategies import cuts, seeds
+
+
+WINDOWS = [None, 1, 3]
+
+
+@eqx.filter_jit
+def run(model, inputs, context):
+    return model(inputs, context)
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_it_is_the_seed_written_out_literally(window, context):
+    model = perceiver(window, context)
+    inputs, source = perceiver_inputs(0)
+    source = source if context else None
+    found = run(model, inputs, source)
+    assert_close(found, oracle.causal_perceiver(model, inputs, source))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"recency": False, "own_step": False},
+        {"query_residual": False, "num_latents": 1, "num_layers": 1},
+    ],
+)
+def test_options_are_the_seed_written_out_literally(options):
+    """Without recency and own-step inputs it is the seed's recipe and no more."""
+    model = perceiver(None, **options)
+    inputs, _ = perceiver_inputs(0)
+    assert_close(run(model, inputs, None), oracle.causal_perceiver(model, inputs))
+
+
+@eqx.filter_jit
+def dependence(model, inputs, context):
+    """By gradient: how much each output step depends on each input step, and on each
+    token of the context."""
+
+    def outputs_of(inputs, context):
+        return jnp.abs(model(inputs, context) - 0.1).sum((1, 2))
+
+    by_input, by_context = jax.jacrev(outputs_of, (0, 1))(inputs, context)
+    return jnp.abs(by_input).sum(-1), jnp.abs(by_context).sum(-1)
+
+
+@settings(max_examples=5)
+@given(seeds, st.sampled_from(WINDOWS))
+def test_by_gradient_outputs_depend_on_all_they_may_and_exactly_on_no_more(
+    seed, window
+):
+    by_input, by_context = dependence(perceiver(window, True), *perceiver_inputs(seed))
+    allowed = np.tril(np.ones((STEPS, STEPS), bool))
+    assert np.all(by_input[~allowed] == 0)
+    assert np.all(by_input[allowed] > 0)
+    assert by_context.shape == (STEPS, SOURCE)
+    assert np.all(by_context > 0)
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(0, STEPS - 1), st.sampled_from(WINDOWS), st.booleans())
+def test_a_change_of_a_step_leaves_all_outputs_before_it_to_the_bit(
+    seed, step, window, context
+):
+    model = perceiver(window, context)
+    inputs, source = perceiver_inputs(seed)
+    source = source if context else None
+    changed = inputs.at[step:].add(perceiver_inputs(seed + 2)[0][step:])
+    before, after = run(model, inputs, source), run(model, changed, source)
+    assert np.array_equal(before[:step], after[:step])
+    assert np.all(np.any(before[step:] != after[step:], (1, 2)))
+
+
+def test_it_is_causal_under_vmap_too():
+    model = perceiver(3, True)
+    inputs, source = perceiver_inputs(0)
+    batch = jnp.stack([inputs, inputs.at[4].add(1.0)])
+    run_batch = eqx.filter_jit(eqx.filter_vmap(model, in_axes=(0, None)))
+    outputs = run_batch(batch, source)
+    assert np.array_equal(outputs[0, :4], outputs[1, :4])
+    assert np.all(np.any(outputs[0, 4:] != outputs[1, 4:], (1, 2)))
+    assert_close(outputs[0], run(model, inputs, source))
+
+
+@eqx.filter_jit
+def advance(model, state, inputs):
+    return model.advance(state, inputs)
+
+
+@settings(max_examples=15)
+@given(seeds, cuts(STEPS), st.sampled_from(WINDOWS), st.booleans())
+def test_however_a_sequence_is_cut_the_outputs_are_equal(seed, cut, window, context):
+    model = perceiver(window, context)
+    inputs, source = perceiver_inputs(seed)
+    source = source if context else None
+    state = model.init_state(source, max_steps=STEPS)
+    outputs, start = [], 0
+    for length in cut:
+        state, chunk = advance(model, state, inputs[start : start + length])
+        outputs.append(chunk)
+        start += length
+    assert int(state.steps) == STEPS
+    assert_close(jnp.concatenate(outputs), run(model, inputs, source))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_gradients_through_chunks_equal_those_of_the_whole(window):
+    model = perceiver(window, True)
+    inputs, source = perceiver_inputs(0)
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def in_chunks(arguments):
+        model, inputs, source = arguments
+        state = model.init_state(source, max_steps=STEPS)
+        total = 0.0
+        for chunk in jnp.split(inputs, (4, 5)):
+            state, outputs = model.advance(state, chunk)
+            total += jnp.sum(outputs**2)
+        return total
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def at_once(arguments):
+        model, inputs, source = arguments
+        return jnp.sum(model(inputs, source) ** 2)
+
+    found, expected = (f((model, inputs, source)) for f in (in_chunks, at_once))
+    for one, other in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert relative_error(one, other) <= TOLERANCE["float32"]
+
+
+def test_a_finite_window_streams_past_every_ring_with_a_state_of_constant_size():
+    model = perceiver(3)
+    inputs, _ = perceiver_inputs(0, steps=40)
+    expected = run(model, inputs, None)
+    state = model.init_state()
+    size = sum(x.nbytes for x in jax.tree.leaves(state))
+    for step in range(40):
+        state, outputs = advance(model, state, inputs[step : step + 1])
+        assert_close(outputs[0], expected[step])
+    assert sum(x.nbytes for x in jax.tree.leaves(state)) == size
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them(remat):
+    model = perceiver(3, remat=remat)
+    processor = model.processor
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(STEPS, 2, 8)), jnp.float32)
+    cache = processor.empty_cache(0, 2, rolling=True, dtype=x.dtype)
+    start = jnp.zeros((), jnp.int32)
+
+    @eqx.filter_jit
+    @eqx.filter_value_and_grad
+    def by_scan(arguments):
+        processor, x = arguments
+        return jnp.sum(processor(x, cache, start)[0] ** 3)
+
+    @eqx.filter_jit
+    @eqx.filter_value_and_grad
+    def by_loop(arguments):
+        processor, x = arguments
+        for i in range(processor.num_layers):
+            block = jax.tree.map(
+                lambda leaf: leaf[i] if eqx.is_array(leaf) else leaf,  # noqa: B023
+                processor.blocks,
+            )
+            one = jax.tree.map(lambda leaf: leaf[i], cache)  # noqa: B023
+            x, _ = block(x, one, start, processor.window)
+        return jnp.sum(processor.norm(x) ** 3)
+
+    found, expected = by_scan((processor, x)), by_loop((processor, x))
+    for one, other in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert relative_error(one, other) <= TOLERANCE["float32"]
+
+
+def test_dtype_in_is_dtype_out():
+    model = perceiver(3, True)
+    inputs, source = (x.astype(jnp.bfloat16) for x in perceiver_inputs(0))
+    outputs = run(model, inputs, source)
+    assert outputs.dtype == jnp.bfloat16
+    expected = oracle.causal_perceiver(model, inputs, source)
+    # Two layers round about thirty times: a few times one rounding.
+    assert relative_error(outputs, expected) <= 2 * TOLERANCE["bfloat16"]
+    state = model.init_state(source, dtype=jnp.bfloat16)
+    assert state.prefix.lse.dtype == jnp.float32
+    _, first = advance(model, state, inputs[:1])
+    assert first.dtype == jnp.bfloat16
+
+
+def test_dropout_acts_where_a_key_is_given_and_stays_causal():
+    model = perceiver(3, dropout=0.3, attention_dropout=0.3, token_dropout=0.3)
+    inputs, _ = perceiver_inputs(0)
+    drop = eqx.filter_jit(lambda inputs, key: model(inputs, key=key))
+    kept = drop(inputs, None)
+    assert np.array_equal(kept, run(model, inputs, None))
+    one, again, other = (drop(inputs, jr.key(seed)) for seed in (0, 0, 1))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert not np.array_equal(one, kept)
+    changed = drop(inputs.at[5].add(1.0), jr.key(0))
+    assert np.array_equal(one[:5], changed[:5])
+
+
+def test_going_past_max_steps_is_an_error_and_not_an_overwrite():
+    model = perceiver(None)
+    inputs, _ = perceiver_inputs(0)
+    state = model.init_state(max_steps=4)
+    state, _ = advance(model, state, inputs[:3])
+    with pytest.raises(Exception, match="past `max_steps` = 4; pass a larger"):
+        jax.block_until_ready(advance(model, state, inputs[3:5]))
+
+
+def test_the_full_window_needs_to_know_max_steps():
+    with pytest.raises(ValueError, match="`max_steps` must be at least 1 where"):
+        perceiver(None).init_state()
+
+
+def test_a_context_for_a_model_without_one_is_refused():
+    inputs, source = perceiver_inputs(0)
+    with pytest.raises(
+        ValueError, match="`context` was given to a model built without"
+    ):
+        perceiver(3)(inputs, source)
+
+
+def test_another_number_of_tokens_is_refused_with_the_shape():
+    inputs, _ = perceiver_inputs(0)
+    with pytest.raises(ValueError, match="`inputs` must hold `tokens_per_step` = 3"):
+        perceiver(3)(inputs[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_latents": 0}, "`num_latents` must be at least 1, got 0"),
+        ({"latent_window": 0}, "`latent_window` must be at least 1, got 0"),
+        ({"latent_dim": 12, "num_heads": 4}, "multiple of twice its `num_heads`"),
+        ({"latent_dim": 10, "num_heads": 4}, "`num_heads` must divide the width"),
+        ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\), got 1.0"),
+    ],
+)
+def test_bad_sizes_are_refused_by_name(change, message):
+    sizes = {"num_latents": 2, "latent_dim": 8, "num_layers": 1, "num_heads": 2}
+    with pytest.raises(ValueError, match=message):
+        CausalPerceiver(
+            4,
+            4,
+            tokens_per_step=1,
+            outputs_per_step=OUTPUTS,
+            key=jr.key(0),
+            **{**sizes, **change},
+        )

@@ -1,0 +1,144 @@
+"""The command line: `python -m train [train|sample|evaluate] --help`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import equinox as eqx
+import jax.random as jr
+import tyro
+
+from perceiver_eqx.pretrained import load as load_model
+
+from . import configs
+from .config import SampleConfig, TrainConfig
+from .data.files import ByteStream, find_files, split
+from .data.windows import validation_batches
+from .evaluate import evaluate
+from .loop import sample_text, train
+from .loss import batch_bits
+
+
+USAGE = """\
+python -m train [COMMAND] [OPTIONS]
+
+  train [CONFIG]   train a model on any file or folder, as bytes (the default)
+  sample           continue a prompt with a trained model
+  evaluate         bits per byte of a trained model on any file or folder
+
+COMMAND --help lists the options. CONFIG is one of: {configs}.
+"""
+
+
+@dataclass(frozen=True)
+class SampleOptions(SampleConfig):
+    """Continue a prompt with a trained model."""
+
+    model: Path = Path("runs/laptop/model.safetensors")
+    """The model's file."""
+    seed: int = 0
+    """The same seed gives the same bytes."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Bits per byte of a trained model on any file or folder."""
+
+    model: Path = Path("runs/laptop/model.safetensors")
+    """The model's file."""
+    path: Path | None = None
+    """A file or a folder; None for the Python standard library's own sources."""
+    part: Literal["validation", "all"] = "validation"
+    """Whether to read the held-out part, as in training, or everything."""
+    validation_fraction: float = 0.05
+    """Share of the content that is held out."""
+    window_bytes: int = 1024
+    """Length of a sequence, a multiple of the model's bytes-per-step."""
+    batch_size: int = 8
+    """Sequences at a time."""
+    chunk_steps: int = 64
+    """Steps that are held at once."""
+    max_bytes: int | None = None
+    """How much to read at most, spread evenly; None for all."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        arguments: of the command line; `None` takes the process' own.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in ("-h", "--help"):
+        print(USAGE.format(configs=", ".join(configs.names())))
+        return
+    command = words.pop(0) if words and not words[0].startswith("-") else "train"
+    try:
+        if command == "train":
+            _train(words)
+        elif command == "sample":
+            _sample(words)
+        elif command == "evaluate":
+            _evaluate(words)
+        else:
+            raise ValueError(
+                f"there is no command {command!r}; choose train, sample or evaluate."
+            )
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse(kind, command: str, words: Sequence[str], **options):
+    program = f"python -m train {command}"
+    return tyro.cli(kind, prog=program, args=words, **options)
+
+
+def _train(words: list[str]) -> None:
+    name = words.pop(0) if words and not words[0].startswith("-") else "laptop"
+    config = _parse(
+        TrainConfig,
+        f"train {name}",
+        words,
+        default=configs.load(name),
+        description=f"Train a model. Configs: {', '.join(configs.names())}.",
+    )
+    train(config, report=partial(print, flush=True))
+
+
+def _sample(words: list[str]) -> None:
+    options = _parse(SampleOptions, "sample", words)
+    print(sample_text(load_model(options.model), options, jr.key(options.seed)))
+
+
+def _evaluate(words: list[str]) -> None:
+    options = _parse(EvaluateOptions, "evaluate", words)
+    model = load_model(options.model)
+    if options.window_bytes % model.bytes_per_step:
+        raise ValueError(
+            f"`window_bytes` must be a multiple of the model's bytes_per_step = "
+            f"{model.bytes_per_step}, got {options.window_bytes}."
+        )
+    training, held_out = split(
+        find_files(options.path), validation_fraction=options.validation_fraction
+    )
+    segments = held_out if options.part == "validation" else (*training, *held_out)
+    batches = validation_batches(
+        ByteStream(segments),
+        window_bytes=options.window_bytes,
+        batch_size=options.batch_size,
+        max_bytes=options.max_bytes,
+    )
+    bits = eqx.filter_jit(
+        lambda model, batch: batch_bits(
+            model, batch, None, chunk_steps=options.chunk_steps
+        )
+    )
+    print(f"{evaluate(model, batches, bits):.4f} bits per byte")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Checkpoints: any pytree of arrays with a readable record, saved whole or not at all.
+
+The arrays of a state are stored flat, each under its path in the pytree, so that a
+checkpoint can be compared with the state it is meant for before anything is read.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Array, PyTree
+
+
+State = TypeVar("State")
+
+
+def save(
+    folder: Path, step: int, state: PyTree, record: dict[str, Any], *, keep: int = 2
+):
+    """Writes a checkpoint and returns when it is on disk.
+
+    A process killed meanwhile leaves the checkpoints before it as they were.
+
+    Args:
+        folder: where the checkpoints lie, one numbered folder each. Made if missing.
+        step: number of this checkpoint, at least 0 and after all others in `folder`.
+        state: any pytree. Its arrays, none of them of size 0, are saved; other leaves
+            belong in `record`.
+        record: whatever JSON can hold: the config, versions, the data's fingerprint.
+        keep: how many of the newest checkpoints to leave in `folder`, at least 1.
+
+    Raises:
+        ValueError: `keep` is less than 1, or `step` is not after the newest checkpoint.
+    """
+    if keep < 1:
+        raise ValueError(f"`keep` must be at least 1; got {keep}.")
+    # Orbax would skip such a step without a word, or delete it as the oldest.
+    newest = latest_step(folder)
+    if step < 0 or (newest is not None and step <= newest):
+        raise ValueError(
+            f"`step` must be at least 0 and after the newest checkpoint; got {step}, "
+            f"and {str(folder)!r} holds {newest}. Delete the later checkpoints, or "
+            "save to another folder."
+        )
+    with _manager(folder, max_to_keep=keep, cleanup_tmp_directories=True) as manager:
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_named_arrays(state)),
+                record=ocp.args.JsonSave(record),
+            ),
+        )
+
+
+def latest_step(folder: Path) -> int | None:
+    """Finds the newest complete checkpoint.
+
+    Args:
+        folder: where the checkpoints lie; it need not exist.
+
+    Returns:
+        Its step, or `None` where there is none.
+    """
+    if not folder.is_dir():
+        return None
+    with _manager(folder, create=False) as manager:
+        return manager.latest_step()
+
+
+def restore(
+    folder: Path, state_like: State, step: int | None = None
+) -> tuple[State, dict[str, Any]]:
+    """Reads a checkpoint back, bit for bit.
+
+    Args:
+        folder: where the checkpoints lie.
+        state_like: a state of the same structure. Its arrays give the expected shapes
+            and dtypes and the devices to read to; its other leaves are taken over.
+        step: which checkpoint; `None` is the newest.
+
+    Returns:
+        The state and the record.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the checkpoint's arrays are not those of `state_like`.
+    """
+    newest = latest_step(folder)
+    if newest is None:
+        raise FileNotFoundError(
+            f"`folder` {str(folder)!r} holds no complete checkpoint. Check the path, "
+            "or start a new run."
+        )
+    step = newest if step is None else step
+    expected = _named_arrays(state_like)
+    with _manager(folder, create=False) as manager:
+        if step not in manager.all_steps():
+            raise FileNotFoundError(
+                f"`step` {step} is not among the checkpoints of {str(folder)!r}: "
+                f"{sorted(manager.all_steps())}. Pass one of these, or None."
+            )
+        _check_arrays(f"{folder}/{step}", expected, manager.item_metadata(step).state)
+        found = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(expected),
+                record=ocp.args.JsonRestore(),
+            ),
+        )
+    arrays, static = eqx.partition(state_like, eqx.is_array)
+    arrays = jtu.tree_map_with_path(lambda path, _: found.state[_name(path)], arrays)
+    return eqx.combine(arrays, static), found.record
+
+
+def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
+    # Named handlers let metadata be read without a warning for each item.
+    return ocp.CheckpointManager(
+        folder.absolute(),
+        options=ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False, **options
+        ),
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(),
+            "record": ocp.JsonCheckpointHandler(),
+        },
+    )
+
+
+def _name(path: jtu.KeyPath) -> str:
+    return jtu.keystr(path).lstrip(".")
+
+
+def _named_arrays(state: PyTree) -> dict[str, Array | np.ndarray]:
+    leaves = jtu.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
+    return {
+        _name(path): leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        for path, leaf in leaves
+    }
+
+
+def _check_arrays(checkpoint: str, expected: dict[str, Any], found: Any):
+    def describe(arrays: Any, name: str) -> str:
+        if name not in arrays:
+            return "nothing"
+        return f"{np.dtype(arrays[name].dtype)}{list(arrays[name].shape)}"
+
+    names = [*expected, *(name for name in found if name not in expected)]
+    wrong = [
+        f"  `{name}`: expected {want}, found {got}"
+        for name in names
+        if (want := describe(expected, name)) != (got := describe(found, name))
+    ]
+    if wrong:
+        raise ValueError(
+            f"The checkpoint {checkpoint!r} does not fit `state_like`:\n"
+            + "\n".join(wrong)
+            + "\nBuild the state with the config that the checkpoint's record holds."
+        )

@@ -1,0 +1,265 @@
+"""What a run is made of: frozen dataclasses, checked before anything compiles."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model: arguments of `perceiver_eqx.ByteLM`."""
+
+    bytes_per_step: int = 8
+    """Bytes that make a step."""
+    num_latents: int = 2
+    """Latents, replicated at every step."""
+    latent_dim: int = 128
+    """Channels of a latent, a multiple of twice num-heads."""
+    num_layers: int = 3
+    """Self-attention layers between the latents."""
+    num_heads: int = 4
+    """Heads of every attention over the inputs and between latents."""
+    latent_window: int | None = 64
+    """How many steps back latents see latents; None for all."""
+    token_dim: int | None = None
+    """Channels of a byte on its way in; None for latent-dim / bytes-per-step."""
+    local_dim: int | None = None
+    """Channels of the decoder inside a step; None for half of latent-dim."""
+    local_layers: int = 1
+    """Layers of the decoder inside a step."""
+    recency: bool = True
+    """Learn how fast inputs lose weight with age."""
+    own_step: bool = True
+    """Add a projection of a step's own bytes to its latents."""
+    mlp_widening: int = 4
+    """Hidden channels of the MLPs over their width."""
+    dropout: float = 0.0
+    """Probability of leaving out a residual channel."""
+    attention_dropout: float = 0.0
+    """Probability of leaving out a weight between latents."""
+    token_dropout: float = 0.0
+    """Probability of leaving out an input byte of the cross-attention."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the model computes in; parameters are float32."""
+
+    def __post_init__(self):
+        _at_least(1, self, "bytes_per_step", "num_latents", "latent_dim", "num_layers")
+        _at_least(1, self, "num_heads", "local_layers", "mlp_widening")
+        if self.latent_window is not None:
+            _at_least(1, self, "latent_window")
+        local_dim = self.local_dim or self.latent_dim // 2
+        for name, width in {
+            "latent_dim": self.latent_dim,
+            "local_dim": local_dim,
+        }.items():
+            if width % (2 * self.num_heads):
+                raise ValueError(
+                    f"`{name}` must be a multiple of twice `num_heads`, got {width} "
+                    f"and {self.num_heads} heads; local_dim is half of latent_dim "
+                    "unless given."
+                )
+        for name in ("dropout", "attention_dropout", "token_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must lie in [0, 1), got {getattr(self, name)}."
+                )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data: any file or folder of files, as bytes."""
+
+    path: Path | None = None
+    """A file or a folder; None for the Python standard library's own sources."""
+    window_bytes: int = 1024
+    """Length of a training sequence, a multiple of bytes-per-step."""
+    validation_fraction: float = 0.05
+    """Share of the content that is held out."""
+    validation_bytes: int = 262_144
+    """How much of the held-out content an evaluation reads, at most."""
+
+    def __post_init__(self):
+        _at_least(1, self, "window_bytes")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                "`validation_fraction` must lie in (0, 1), got "
+                f"{self.validation_fraction}."
+            )
+        if self.validation_bytes < self.window_bytes:
+            raise ValueError(
+                f"`validation_bytes` must hold a window of {self.window_bytes} bytes, "
+                f"got {self.validation_bytes}."
+            )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with warm-up, cosine decay and clipping."""
+
+    learning_rate: float = 3e-3
+    """The highest rate, reached after the warm-up."""
+    final_share: float = 0.1
+    """The last rate, as a share of the highest."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.1
+    """Decay of the matrices; biases, norms and tables have none."""
+    b1: float = 0.9
+    """Decay of the mean of gradients."""
+    b2: float = 0.98
+    """Decay of the mean of squared gradients."""
+    clip_norm: float = 1.0
+    """Largest global norm of a gradient."""
+
+    def __post_init__(self):
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"`{name}` must be above 0, got {getattr(self, name)}."
+                )
+        _at_least(0, self, "warmup_steps", "weight_decay")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must lie in [0, 1), got {getattr(self, name)}."
+                )
+        if not 0 <= self.final_share <= 1:
+            raise ValueError(
+                f"`final_share` must lie in [0, 1], got {self.final_share}."
+            )
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """What is generated on the way and at the end."""
+
+    prompt: str = "def "
+    """Text to go on from."""
+    num_bytes: int = 256
+    """How many bytes to add."""
+    temperature: float = 0.8
+    """Divides the logits; 0 takes the most likely byte."""
+    top_k: int | None = None
+    """Keep this many of the most likely bytes."""
+    top_p: float | None = 0.95
+    """Keep the most likely bytes up to this probability."""
+
+    def __post_init__(self):
+        _at_least(1, self, "num_bytes")
+        _at_least(0, self, "temperature")
+        if self.top_k is not None and not 1 <= self.top_k <= 256:
+            raise ValueError(f"`top_k` must be between 1 and 256, got {self.top_k}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"`top_p` must lie in (0, 1], got {self.top_p}.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run. Everything that decides its numbers is here and in the data."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    steps: int = 450
+    """Optimizer steps."""
+    batch_size: int = 8
+    """Sequences of an optimizer step."""
+    micro_batches: int = 1
+    """Parts that a batch is cut into, one after the other, to save memory."""
+    chunk_steps: int = 128
+    """Steps that are held at once in training; the memory of a finite window."""
+    seed: int = 0
+    """Of parameters, data order and dropout."""
+    out: Path = Path("runs/default")
+    """Folder of the run: checkpoints, metrics, model, curve."""
+    resume: bool = True
+    """Go on from the newest checkpoint in `out`, if there is one."""
+    log_every: int = 10
+    """Steps between progress lines."""
+    validate_every: int = 200
+    """Steps between evaluations on held-out content."""
+    sample_every: int = 200
+    """Steps between samples."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    tensorboard: bool = False
+    """Write TensorBoard events too."""
+
+    def __post_init__(self):
+        _at_least(1, self, "steps", "batch_size", "micro_batches", "chunk_steps")
+        _at_least(1, self, "log_every", "validate_every", "sample_every", "save_every")
+        _at_least(0, self, "seed")
+        window, per_step = self.data.window_bytes, self.model.bytes_per_step
+        if window % per_step:
+            raise ValueError(
+                f"`window_bytes` must be a multiple of `bytes_per_step` = {per_step}, "
+                f"got {window}; the nearest below is {window - window % per_step}."
+            )
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"`micro_batches` must divide `batch_size` = {self.batch_size}, got "
+                f"{self.micro_batches}."
+            )
+        if self.optim.warmup_steps >= self.steps:
+            raise ValueError(
+                f"`warmup_steps` must be below `steps` = {self.steps}, got "
+                f"{self.optim.warmup_steps}."
+            )
+
+
+# What may change when a run is resumed: it decides no number of the training itself.
+FREE_ON_RESUME = (
+    "sample",
+    "out",
+    "resume",
+    "log_every",
+    "validate_every",
+    "sample_every",
+    "save_every",
+    "tensorboard",
+)
+
+
+def to_json(config: TrainConfig) -> dict:
+    """The config as plain JSON, paths as text."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {name: plain(inner) for name, inner in value.items()}
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def check_resumable(recorded: dict, now: dict, prefix: str = "") -> None:
+    """Refuse to resume a run under a config that would change its numbers.
+
+    Args:
+        recorded: the config of the checkpoint, as `to_json` gives it.
+        now: the config to go on with, likewise.
+
+    Raises:
+        ValueError: a field differs; it is named, with both values.
+    """
+    for name in sorted(recorded.keys() | now.keys()):
+        if not prefix and name in FREE_ON_RESUME:
+            continue
+        before, after = recorded.get(name), now.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            check_resumable(before, after, f"{prefix}{name}.")
+        elif before != after:
+            raise ValueError(
+                f"`{prefix}{name}` was {before!r} in the run to resume and is "
+                f"{after!r} now. Give it the old value, or start a new run with "
+                "another --out."
+            )
+
+
+def _at_least(least: int, config, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(
+                f"`{name}` must be at least {least}, got {getattr(config, name)}."
+            )

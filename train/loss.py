@@ -1,0 +1,110 @@
+"""The loss: bits per byte over every position, never holding more than a chunk."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax import lax
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
+
+from perceiver_eqx import ByteLM
+from perceiver_eqx.adapters.bytes import BEGIN
+
+
+def sequence_bits(
+    model: ByteLM,
+    data: Integer[Array, " window_bytes"],
+    length: Int[Array, ""],
+    context: Integer[Array, " source"] | None = None,
+    *,
+    chunk_steps: int,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, ""]:
+    """Bits that the model spends on a sequence, summed over its bytes.
+
+    With a finite latent window the model goes through the sequence chunk by chunk: a
+    `lax.scan` of `advance`, each chunk computed again in the backward pass, exact
+    gradients through what is carried. Memory is that of one chunk. With
+    `latent_window=None` the latents of all steps are held, and only the bytes inside
+    the steps and their logits go chunk by chunk.
+
+    Args:
+        data: bytes; a multiple of `model.bytes_per_step`.
+        length: how many of them count, from the first on.
+        context: bytes that every step sees.
+        chunk_steps: steps of a chunk, at least 1.
+        key: for dropout; `None` for none.
+    """
+    per_step = model.bytes_per_step
+    tokens = data.reshape(-1, per_step)
+    steps = tokens.shape[0]
+    chunk = min(chunk_steps, steps)
+    count = -(-steps // chunk)
+    # Zeros after the end are seen by nothing before it, and do not count.
+    tokens = jnp.pad(tokens, ((0, count * chunk - steps), (0, 0)))
+    chunks = tokens.reshape(count, chunk, per_step)
+    starts = jnp.arange(count) * (chunk * per_step)
+
+    def bits(readout, tokens, before, start, key):
+        logits = model.logits(readout, tokens, before, key=key)
+        places = start + jnp.arange(tokens.size).reshape(tokens.shape)
+        return jnp.sum(jnp.where(places < length, _bits(logits, tokens), 0.0))
+
+    def advance_chunk(state, of_chunk):
+        tokens, start, index = of_chunk
+        keys = _chunk_keys(key, index)
+        after, readout = model.advance_readout(state, tokens, key=keys[0])
+        return after, bits(readout, tokens, state.last_step[-1], start, keys[1])
+
+    def read_chunk(_, of_chunk):
+        readout, tokens, before, start, index = of_chunk
+        keys = _chunk_keys(key, index)
+        return None, bits(readout, tokens, before, start, keys[1])
+
+    def each_chunk(take, carry, *of_chunks):
+        # One chunk alone gains nothing from being computed again.
+        take = take if count == 1 else jax.checkpoint(take)
+        return lax.scan(take, carry, (*of_chunks, starts, jnp.arange(count)))[1].sum()
+
+    if model.latent_window is not None:
+        return each_chunk(advance_chunk, model.init_state(context), chunks)
+    readout = model.readout(tokens, context, key=_chunk_keys(key, count)[0])
+    readouts = readout.reshape(count, chunk, *readout.shape[1:])
+    befores = jnp.pad(chunks[:-1, -1, -1].astype(jnp.int32), (1, 0))
+    return each_chunk(read_chunk, None, readouts, chunks, befores.at[0].set(BEGIN))
+
+
+def batch_bits(
+    model: ByteLM,
+    batch: dict[str, Array],
+    key: PRNGKeyArray | None,
+    *,
+    chunk_steps: int,
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """Bits and bytes of a batch, both summed.
+
+    Args:
+        batch: `bytes` (batch, window_bytes) and `length` (batch,), as the data gives
+            them.
+        chunk_steps, key: as in `sequence_bits`.
+    """
+    data, length = batch["bytes"], batch["length"]
+    keys = None if key is None else jr.split(key, data.shape[0])
+
+    def one(data, length, key):
+        return sequence_bits(model, data, length, chunk_steps=chunk_steps, key=key)
+
+    return jax.vmap(one)(data, length, keys).sum(), length.sum()
+
+
+def _bits(
+    logits: Float[Array, "*rows symbols"], symbols: Integer[Array, "*rows"]
+) -> Float[Array, "*rows"]:
+    """Minus the base-2 logarithm of the probability of each symbol."""
+    chosen = jnp.take_along_axis(logits, symbols[..., None].astype(jnp.int32), -1)
+    return (jax.nn.logsumexp(logits, -1) - chosen[..., 0]) / math.log(2)
+
+
+def _chunk_keys(key: PRNGKeyArray | None, index):
+    return (None, None) if key is None else jr.split(jr.fold_in(key, index))
