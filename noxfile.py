@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["nox>=2025.5"]
 # ///
-"""Every task of the project. `nox -l` lists them; `nox -s NAME -- ARGS` hands ARGS on."""
+"""Every task of the project. `nox -l` lists them; `nox -s NAME -- ARGS` adds ARGS."""
 
 import pathlib
 

@@ -5,20 +5,20 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, ArrayLike, Float, Int, Integer, PRNGKeyArray, UInt8
 
 from .adapters.byte_lm import ByteLM, ByteState
 
 
 def generate(
     model: ByteLM,
-    prompt: bytes | Int[Array, " prompt"],
+    prompt: bytes | Integer[Array, " prompt"],
     num_bytes: int,
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    context: Int[Array, " source"] | None = None,
+    context: Integer[Array, " source"] | None = None,
     key: PRNGKeyArray,
 ) -> UInt8[Array, " num_bytes"]:
     """Continue a prompt. The past is never computed again: each byte costs the same.
@@ -59,7 +59,10 @@ def generate(
 
 
 def filter_logits(
-    logits: Float[Array, " symbols"], temperature: float, top_k: int, top_p: float
+    logits: Float[Array, " symbols"],
+    temperature: ArrayLike,
+    top_k: ArrayLike,
+    top_p: ArrayLike,
 ) -> Float[Array, " symbols"]:
     """Logits to sample from: `-inf` for symbols that are ruled out.
 

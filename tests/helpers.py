@@ -26,6 +26,19 @@ def assert_close(found, expected, dtype: str = "float32") -> None:
         assert error <= TOLERANCE[dtype], f"relative error {error:.3g}"
 
 
+def assert_gradients_close(found, expected) -> None:
+    """Every leaf within tolerance. Some gradients are zero but for rounding (that of a
+    bias of attention keys, which moves all scores alike), so the rounding of a leaf is
+    measured against the whole too."""
+    found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
+    whole = np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in expected))
+    for one, other in zip(found, expected, strict=True):
+        error = np.linalg.norm(np.asarray(one, np.float64) - np.asarray(other))
+        size = np.linalg.norm(other)
+        allowed = TOLERANCE["float32"] * size + 1e-6 * whole
+        assert error <= allowed, f"error {error:.3g} of a leaf of norm {size:.3g}"
+
+
 def normals(seed: int, *shape: int, dtype=np.float32) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 

@@ -1,11 +1,14 @@
 """Small models for tests, built once each."""
 
 import functools
+import zlib
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
 
 from perceiver_eqx import ByteLM, CausalPerceiver
 from tests.helpers import normals
@@ -13,58 +16,53 @@ from tests.helpers import normals
 
 STEPS, TOKENS, OUTPUTS, INPUT_DIM, CONTEXT_DIM = 9, 3, 2, 5, 4
 SOURCE = 6
+SIZES = {"num_latents": 2, "latent_dim": 8, "num_layers": 2, "num_heads": 2}
 
 
 @functools.cache
 def perceiver(window: int | None, context: bool = False, **options) -> CausalPerceiver:
     """A `CausalPerceiver`, every parameter of which matters: no zeros, no ones."""
-    options = {"num_layers": 2, "num_latents": 2, **options}
-    model = eqx.filter_jit(
-        lambda key: CausalPerceiver(
-            INPUT_DIM,
-            3,
-            tokens_per_step=TOKENS,
-            outputs_per_step=OUTPUTS,
-            latent_dim=8,
-            num_heads=2,
-            latent_window=window,
-            context_dim=CONTEXT_DIM if context else None,
-            key=key,
-            **options,
-        )
-    )(jr.key(0))
-    return shaken(model)
+    return drawn(
+        CausalPerceiver,
+        input_dim=INPUT_DIM,
+        output_dim=3,
+        tokens_per_step=TOKENS,
+        outputs_per_step=OUTPUTS,
+        context_dim=CONTEXT_DIM if context else None,
+        **{**SIZES, "latent_window": window, **options},
+    )
 
 
 @functools.cache
 def byte_lm(window: int | None, context: bool = False, **options) -> ByteLM:
     """A `ByteLM` of 3 bytes a step, every parameter of which matters."""
-    options = {"num_layers": 2, "num_latents": 2, **options}
-    model = eqx.filter_jit(
-        lambda key: ByteLM(
-            bytes_per_step=TOKENS,
-            latent_dim=8,
-            num_heads=2,
-            latent_window=window,
-            token_dim=6,
-            use_context=context,
-            key=key,
-            **options,
+    return drawn(
+        ByteLM,
+        bytes_per_step=TOKENS,
+        token_dim=6,
+        use_context=context,
+        **{**SIZES, "latent_window": window, **options},
+    )
+
+
+def drawn(kind, **arguments):
+    """A model whose parameters are all noise, drawn by NumPy: biases are not zero,
+    scales not one, and nothing compiles."""
+    shapes = eqx.filter_eval_shape(lambda key: kind(**arguments, key=key), jr.key(0))
+
+    def draw(path, shape):
+        name = jtu.keystr(path[-1:], simple=True)
+        noise = normals(zlib.crc32(jtu.keystr(path).encode()), *shape.shape)
+        if name == "weight":
+            noise = noise / np.sqrt(shape.shape[-2])
+        return jnp.asarray(
+            noise if name == "weight" else 0.3 * noise + (name == "scale")
         )
-    )(jr.key(1))
-    return shaken(model)
 
-
-def shaken(model):
-    """The model with noise added to every parameter: biases leave zero, scales leave
-    one, and outputs come to depend visibly on all they may depend on."""
-    leaves, tree = jax.tree.flatten(eqx.filter(model, eqx.is_array))
-    noisy = [
-        leaf + 0.3 * jnp.asarray(normals(i, *leaf.shape))
-        for i, leaf in enumerate(leaves)
-    ]
-    static = eqx.filter(model, eqx.is_array, inverse=True)
-    return eqx.combine(jax.tree.unflatten(tree, noisy), static)
+    arrays, static = eqx.partition(
+        shapes, lambda x: isinstance(x, jax.ShapeDtypeStruct)
+    )
+    return eqx.combine(jtu.tree_map_with_path(draw, arrays), static)
 
 
 def perceiver_inputs(seed: int, steps: int = STEPS):

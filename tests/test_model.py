@@ -9,12 +9,19 @@ from hypothesis import strategies as st
 
 from perceiver_eqx import CausalPerceiver
 from tests import oracle
-from tests.helpers import TOLERANCE, assert_close, relative_error
+from tests.helpers import (
+    TOLERANCE,
+    assert_close,
+    assert_gradients_close,
+    relative_error,
+)
 from tests.models import OUTPUTS, SOURCE, STEPS, perceiver, perceiver_inputs
 from tests.strategies import cuts, seeds
 
 
 WINDOWS = [None, 1, 3]
+# Window and context, of those tests that draw them.
+KINDS = [(None, True), (1, False), (3, True)]
 
 
 @eqx.filter_jit
@@ -72,10 +79,9 @@ def test_by_gradient_outputs_depend_on_all_they_may_and_exactly_on_no_more(
 
 
 @settings(max_examples=20)
-@given(seeds, st.integers(0, STEPS - 1), st.sampled_from(WINDOWS), st.booleans())
-def test_a_change_of_a_step_leaves_all_outputs_before_it_to_the_bit(
-    seed, step, window, context
-):
+@given(seeds, st.integers(0, STEPS - 1), st.sampled_from(KINDS))
+def test_a_change_of_a_step_leaves_all_outputs_before_it_to_the_bit(seed, step, kind):
+    window, context = kind
     model = perceiver(window, context)
     inputs, source = perceiver_inputs(seed)
     source = source if context else None
@@ -102,8 +108,9 @@ def advance(model, state, inputs):
 
 
 @settings(max_examples=15)
-@given(seeds, cuts(STEPS), st.sampled_from(WINDOWS), st.booleans())
-def test_however_a_sequence_is_cut_the_outputs_are_equal(seed, cut, window, context):
+@given(seeds, cuts(STEPS), st.sampled_from(KINDS))
+def test_however_a_sequence_is_cut_the_outputs_are_equal(seed, cut, kind):
+    window, context = kind
     model = perceiver(window, context)
     inputs, source = perceiver_inputs(seed)
     source = source if context else None
@@ -117,7 +124,7 @@ def test_however_a_sequence_is_cut_the_outputs_are_equal(seed, cut, window, cont
     assert_close(jnp.concatenate(outputs), run(model, inputs, source))
 
 
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("window", [None, 3])
 def test_gradients_through_chunks_equal_those_of_the_whole(window):
     model = perceiver(window, True)
     inputs, source = perceiver_inputs(0)
@@ -140,10 +147,7 @@ def test_gradients_through_chunks_equal_those_of_the_whole(window):
         return jnp.sum(model(inputs, source) ** 2)
 
     found, expected = (f((model, inputs, source)) for f in (in_chunks, at_once))
-    for one, other in zip(
-        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-    ):
-        assert relative_error(one, other) <= TOLERANCE["float32"]
+    assert_gradients_close(found, expected)
 
 
 def test_a_finite_window_streams_past_every_ring_with_a_state_of_constant_size():
@@ -158,10 +162,9 @@ def test_a_finite_window_streams_past_every_ring_with_a_state_of_constant_size()
     assert sum(x.nbytes for x in jax.tree.leaves(state)) == size
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them(remat):
-    model = perceiver(3, remat=remat)
-    processor = model.processor
+def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them():
+    processor = perceiver(3, remat=False).processor
+    with_remat = perceiver(3, remat=True).processor
     x = jnp.asarray(np.random.default_rng(0).normal(size=(STEPS, 2, 8)), jnp.float32)
     cache = processor.empty_cache(0, 2, rolling=True, dtype=x.dtype)
     start = jnp.zeros((), jnp.int32)
@@ -185,11 +188,10 @@ def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them(remat):
             x, _ = block(x, one, start, processor.window)
         return jnp.sum(processor.norm(x) ** 3)
 
-    found, expected = by_scan((processor, x)), by_loop((processor, x))
-    for one, other in zip(
-        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-    ):
-        assert relative_error(one, other) <= TOLERANCE["float32"]
+    expected = by_loop((processor, x))
+    assert_gradients_close(by_scan((processor, x)), expected)
+    assert_gradients_close(by_scan((with_remat, x)), expected)
+    assert "remat" in str(jax.make_jaxpr(lambda x: with_remat(x, cache, start)[0])(x))
 
 
 def test_dtype_in_is_dtype_out():
@@ -211,7 +213,7 @@ def test_dropout_acts_where_a_key_is_given_and_stays_causal():
     inputs, _ = perceiver_inputs(0)
     drop = eqx.filter_jit(lambda inputs, key: model(inputs, key=key))
     kept = drop(inputs, None)
-    assert np.array_equal(kept, run(model, inputs, None))
+    assert_close(kept, run(model, inputs, None))
     one, again, other = (drop(inputs, jr.key(seed)) for seed in (0, 0, 1))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)

@@ -15,7 +15,7 @@ from perceiver_eqx.pretrained import load as load_model
 
 from . import configs
 from .config import SampleConfig, TrainConfig
-from .data.files import ByteStream, find_files, split
+from .data.stream import ByteStream, open_split
 from .data.windows import validation_batches
 from .evaluate import evaluate
 from .loop import sample_text, train
@@ -122,12 +122,10 @@ def _evaluate(words: list[str]) -> None:
             f"`window_bytes` must be a multiple of the model's bytes_per_step = "
             f"{model.bytes_per_step}, got {options.window_bytes}."
         )
-    training, held_out = split(
-        find_files(options.path), validation_fraction=options.validation_fraction
-    )
-    segments = held_out if options.part == "validation" else (*training, *held_out)
+    training, held_out, _ = open_split(options.path, options.validation_fraction)
+    everything = ByteStream((*training.segments, *held_out.segments))
     batches = validation_batches(
-        ByteStream(segments),
+        held_out if options.part == "validation" else everything,
         window_bytes=options.window_bytes,
         batch_size=options.batch_size,
         max_bytes=options.max_bytes,

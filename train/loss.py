@@ -1,6 +1,7 @@
 """The loss: bits per byte over every position, never holding more than a chunk."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,12 @@ from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from perceiver_eqx import ByteLM
 from perceiver_eqx.adapters.bytes import BEGIN
+
+
+# From a model, a batch and a key, the bits and bytes of the batch, both summed.
+Loss = Callable[
+    [ByteLM, dict[str, Array], PRNGKeyArray], tuple[Float[Array, ""], Int[Array, ""]]
+]
 
 
 def sequence_bits(

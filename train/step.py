@@ -1,7 +1,5 @@
 """One optimizer step, as a pure function."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,14 +7,11 @@ import jax.random as jr
 import jax.tree_util as jtu
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from perceiver_eqx import ByteLM
 
-
-Loss = Callable[
-    [ByteLM, dict[str, Array], PRNGKeyArray], tuple[Float[Array, ""], Int[Array, ""]]
-]
+from .loss import Loss
 
 
 class TrainState(eqx.Module):

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..layers import split_key
 from ..model import CausalPerceiver
@@ -168,8 +168,8 @@ class ByteLM(eqx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "steps {self.bytes_per_step}"],
-        context: Int[Array, " source"] | None = None,
+        tokens: Integer[Array, "steps {self.bytes_per_step}"],
+        context: Integer[Array, " source"] | None = None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps {self.bytes_per_step} 256"]:
@@ -186,7 +186,7 @@ class ByteLM(eqx.Module):
 
     def init_state(
         self,
-        context: Int[Array, " source"] | None = None,
+        context: Integer[Array, " source"] | None = None,
         max_steps: int | None = None,
     ) -> ByteState:
         """The state before the first byte.
@@ -207,7 +207,7 @@ class ByteLM(eqx.Module):
     def advance(
         self,
         state: ByteState,
-        tokens: Int[Array, "steps {self.bytes_per_step}"],
+        tokens: Integer[Array, "steps {self.bytes_per_step}"],
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} 256"]]:
@@ -226,8 +226,8 @@ class ByteLM(eqx.Module):
 
     def readout(
         self,
-        tokens: Int[Array, "steps {self.bytes_per_step}"],
-        context: Int[Array, " source"] | None = None,
+        tokens: Integer[Array, "steps {self.bytes_per_step}"],
+        context: Integer[Array, " source"] | None = None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps {self.bytes_per_step} local_dim"]:
@@ -240,7 +240,7 @@ class ByteLM(eqx.Module):
     def advance_readout(
         self,
         state: ByteState,
-        tokens: Int[Array, "steps {self.bytes_per_step}"],
+        tokens: Integer[Array, "steps {self.bytes_per_step}"],
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} local_dim"]]:
@@ -254,7 +254,7 @@ class ByteLM(eqx.Module):
     def logits(
         self,
         readout: Float[Array, "steps {self.bytes_per_step} local_dim"],
-        tokens: Int[Array, "steps {self.bytes_per_step}"],
+        tokens: Integer[Array, "steps {self.bytes_per_step}"],
         before: Int[Array, ""],
         *,
         key: PRNGKeyArray | None = None,
@@ -263,7 +263,7 @@ class ByteLM(eqx.Module):
         first of them, or `BEGIN`: the second half of a call."""
         return self.outputs(readout, tokens.astype(jnp.int32), before, key=key)
 
-    def _embed_context(self, context: Int[Array, " source"] | None) -> Array | None:
+    def _embed_context(self, context: Integer[Array, " source"] | None) -> Array | None:
         if context is None:
             return None
         if self.contexts is None:
@@ -280,7 +280,7 @@ def _begin(num_bytes: int) -> Int[Array, " num_bytes"]:
 
 def _delayed(
     last_step: Int[Array, " bytes_per_step"],
-    tokens: Int[Array, "steps bytes_per_step"],
-) -> Int[Array, "steps bytes_per_step"]:
+    tokens: Integer[Array, "steps bytes_per_step"],
+) -> Integer[Array, "steps bytes_per_step"]:
     """The steps, each one step late."""
     return jnp.concatenate([last_step[None], tokens[:-1].astype(jnp.int32)])

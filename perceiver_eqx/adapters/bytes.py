@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..layers import Embedding, Linear
 from ..positions import LearnedPositions, sinusoids
@@ -33,7 +33,7 @@ class ByteInput(eqx.Module):
         self.positions = LearnedPositions(bytes_per_step, dim, key=positions_key)
 
     def __call__(
-        self, symbols: Int[Array, "steps bytes_per_step"], dtype: DTypeLike
+        self, symbols: Integer[Array, "steps bytes_per_step"], dtype: DTypeLike
     ) -> Float[Array, "steps bytes_per_step dim"]:
         """Tokens of bytes (0 to 255) or `BEGIN`."""
         return self.positions(self.embedding(symbols, dtype))
@@ -52,7 +52,7 @@ class ByteContext(eqx.Module):
         self.embedding = Embedding(NUM_BYTES, dim, key=key)
 
     def __call__(
-        self, symbols: Int[Array, " source"], dtype: DTypeLike
+        self, symbols: Integer[Array, " source"], dtype: DTypeLike
     ) -> Float[Array, "source dim"]:
         tokens = self.embedding(symbols, dtype)
         places = sinusoids(jnp.arange(symbols.size), tokens.shape[-1])
@@ -109,7 +109,7 @@ class ByteOutput(eqx.Module):
     def __call__(
         self,
         readout: Float[Array, "steps bytes_per_step dim"],
-        tokens: Int[Array, "steps bytes_per_step"],
+        tokens: Integer[Array, "steps bytes_per_step"],
         before: Int[Array, ""],
         *,
         key: PRNGKeyArray | None = None,

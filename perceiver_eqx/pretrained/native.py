@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 from safetensors import SafetensorError, safe_open
-from safetensors.flax import save_file
+from safetensors.flax import save as serialize
 
 from ..adapters.byte_lm import ByteLM
 
@@ -28,7 +28,7 @@ def save(path: str | os.PathLike, model: ByteLM) -> None:
     path = Path(path)
     header = {"format": FORMAT, "model": json.dumps(model.hyperparameters)}
     draft = path.with_name(path.name + ".tmp")
-    save_file(_named_arrays(model), draft, metadata=header)
+    draft.write_bytes(serialize(_named_arrays(model), metadata=header))
     os.replace(draft, path)
 
 

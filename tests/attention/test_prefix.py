@@ -116,7 +116,13 @@ def test_it_equals_the_oracle_at_scores_of_ten_thousand(seed, shape, fastest):
     key = np.zeros((steps, tokens, HEADS, HEAD_DIM), np.float32)
     key[..., 0] = level + rng.integers(-4, 5, level.shape) / 2
     args = query, jnp.asarray(key), value, rate, initial, d_out
-    assert_close(forward_and_gradients(*args), prefix_oracle(*args))
+    found, expected = forward_and_gradients(*args), prefix_oracle(*args)
+    # The queries' gradient sums keys of ten thousand to about one: it is held against
+    # the size of what it sums.
+    (out, (d_query, *rest)), (out_, (d_query_, *rest_)) = found, expected
+    assert_close((out, rest), (out_, rest_))
+    summed = np.linalg.norm(key) * np.linalg.norm(d_out)
+    assert np.linalg.norm(d_query - d_query_) <= 1e-7 * summed
 
 
 def test_a_thousand_equal_scores_of_ten_thousand_give_the_mean():

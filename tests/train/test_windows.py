@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.files import ByteStream, Segment
+from train.data.files import Segment
+from train.data.stream import ByteStream
 from train.data.windows import Windows, training_batches, validation_batches
 
 

@@ -8,23 +8,16 @@ renaming, moving or adding files leaves the content that was there on its side.
 import os
 import stat
 import sysconfig
-from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
-from itertools import accumulate
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import UInt8
 
 
 _NOT_LIBRARY_CODE = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 )
 _CHUNK_BYTES = 1 << 20
-_OPEN_MAPS = 64
 
 # One segment of two is a poor validation set, so that little data is cut finer, down
 # to a size below which a segment says nothing about the rest.
@@ -175,7 +168,7 @@ def _segments(file: Path, size: int, segment_bytes: int) -> Iterator[Segment]:
             while left:
                 chunk = opened.read(min(left, _CHUNK_BYTES))
                 if not chunk:
-                    raise _changed(file, size, opened.tell())
+                    raise changed(file, size, opened.tell())
                 hasher.update(chunk)
                 left -= len(chunk)
             yield Segment(file, start, length, size, hasher.hexdigest())
@@ -185,7 +178,7 @@ def _share(digest: str) -> float:
     return int(digest, 16) / 16 ** len(digest)
 
 
-def _changed(file: Path, expected: int, found: int) -> ValueError:
+def changed(file: Path, expected: int, found: int) -> ValueError:
     return ValueError(
         f"The file {str(file)!r} changed while in use: it had {expected} bytes when it "
         f"was listed and now has {found}. Start again with files that stay as they are."
@@ -205,67 +198,3 @@ def fingerprint(segments: Sequence[Segment]) -> str:
     for segment in segments:
         hasher.update(f"{segment.length}:{segment.digest};".encode())
     return hasher.hexdigest()
-
-
-class ByteStream:
-    """The segments' bytes end to end, as one array that is never in memory whole.
-
-    It may be read by several threads at once, and pickled.
-
-    Args:
-        segments: at least one.
-
-    Raises:
-        ValueError: there are no segments.
-    """
-
-    def __init__(self, segments: Sequence[Segment]):
-        if not segments:
-            raise ValueError("`segments` must not be empty; pass a side of `split`.")
-        self.segments = tuple(segments)
-        self._ends = list(accumulate(segment.length for segment in segments))
-        self._open = lru_cache(maxsize=_OPEN_MAPS)(_memory_map)
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __reduce__(self):
-        return ByteStream, (self.segments,)
-
-    def read(self, start: int, length: int) -> UInt8[np.ndarray, " {length}"]:
-        """Copies out a stretch of the stream.
-
-        Args:
-            start: offset of the first byte, in [0, len(self)].
-            length: number of bytes, in [0, len(self) - start].
-
-        Returns:
-            The bytes.
-
-        Raises:
-            ValueError: the stretch leaves the stream, or a file's size changed.
-        """
-        if not (0 <= start and 0 <= length and start + length <= len(self)):
-            raise ValueError(
-                f"`start` and `length` must stay within the {len(self)} bytes of the "
-                f"stream; got {start} and {length}."
-            )
-        out = np.empty(length, np.uint8)
-        filled, index = 0, bisect_right(self._ends, start)
-        while filled < length:
-            segment = self.segments[index]
-            offset = start + filled - (self._ends[index] - segment.length)
-            count = min(segment.length - offset, length - filled)
-            # Touching a map beyond the end of a shrunken file would kill the process.
-            if (found := os.stat(segment.path).st_size) != segment.file_bytes:
-                raise _changed(segment.path, segment.file_bytes, found)
-            begin = segment.start + offset
-            out[filled : filled + count] = self._open(segment.path)[
-                begin : begin + count
-            ]
-            filled, index = filled + count, index + 1
-        return out
-
-
-def _memory_map(path: Path) -> np.memmap:
-    return np.memmap(path, dtype=np.uint8, mode="r")

@@ -6,7 +6,7 @@ import grain
 import numpy as np
 from jaxtyping import UInt8
 
-from .files import ByteStream
+from .stream import ByteStream
 
 
 Batch = dict[str, np.ndarray]

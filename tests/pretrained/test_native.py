@@ -1,0 +1,91 @@
+import json
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.flax import load_file, save_file
+
+from perceiver_eqx.pretrained import load, save
+from tests.models import byte_inputs, byte_lm
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save(path, byte_lm(3, True, num_layers=1))
+    return path
+
+
+def rewritten(path, change=None, header=None):
+    arrays = load_file(path)
+    with safe_open(path, framework="numpy") as file:
+        metadata = dict(file.metadata())
+    if change is not None:
+        change(arrays)
+    save_file(arrays, path, metadata=metadata | (header or {}))
+
+
+def test_a_model_comes_back_to_the_bit(file):
+    model = byte_lm(3, True, num_layers=1)
+    again = load(file)
+    assert jax.tree.structure(again) == jax.tree.structure(model)
+    for one, other in zip(
+        *(jax.tree.leaves(eqx.filter(m, eqx.is_array)) for m in (again, model)),
+        strict=True,
+    ):
+        assert np.array_equal(one, other)
+    tokens, source = byte_inputs(0)
+    run = eqx.filter_jit(lambda model: model(tokens, source))
+    assert np.array_equal(run(again), run(model))
+
+
+def test_the_header_is_readable_json(file):
+    with safe_open(file, framework="numpy") as opened:
+        header = opened.metadata()
+    assert json.loads(header["model"])["latent_window"] == 3
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no model file at"):
+        load(tmp_path / "none")
+
+
+def test_what_is_no_model_is_refused_by_the_files_name(file):
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="model.safetensors' is not a whole"):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"format": "other"}, "must be a file of the format .* found 'other'"),
+        ({"model": "{"}, "does not describe a model"),
+        ({"model": '{"latent_dim": 8}'}, "does not describe a model"),
+    ],
+)
+def test_a_header_of_another_kind_is_refused(file, header, message):
+    rewritten(file, header=header)
+    with pytest.raises(ValueError, match=message):
+        load(file)
+
+
+NAME = "perceiver.encoder.latents"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop(NAME), rf"must hold .* under '{NAME}', .* found nothing"),
+        (lambda a: a.update(more=a[NAME]), "must hold nothing under 'more'"),
+        (lambda a: a.update({NAME: a[NAME][:1]}), r"found \(\(1, 8\), 'F32'\)"),
+        (lambda a: a.update({NAME: a[NAME].astype("float16")}), "'F16'"),
+    ],
+)
+def test_arrays_that_are_not_the_models_are_named(file, change, message):
+    rewritten(file, change)
+    with pytest.raises(ValueError, match=message):
+        load(file)

@@ -1,0 +1,169 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perceiver_eqx import ByteLM
+from tests.helpers import TOLERANCE, assert_close, relative_error
+from tests.models import SOURCE, STEPS, TOKENS, byte_inputs, byte_lm
+from tests.strategies import cuts, seeds
+
+
+KINDS = [(None, True), (1, False), (3, True)]
+LENGTH = STEPS * TOKENS
+
+
+@eqx.filter_jit
+def run(model, tokens, context):
+    return model(tokens, context)
+
+
+def kind_of_model(kind, seed):
+    window, context = kind
+    tokens, source = byte_inputs(seed)
+    return byte_lm(window, context), tokens, source if context else None
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(0, LENGTH - 1), st.sampled_from(KINDS))
+def test_a_change_of_a_byte_leaves_the_logits_up_to_its_own_to_the_bit(
+    seed, place, kind
+):
+    """Byte (t, i) is predicted from the bytes before it: not from itself, nor from
+    those after it in its step."""
+    model, tokens, source = kind_of_model(kind, seed)
+    flat = tokens.ravel()
+    changed = flat.at[place:].set((flat[place:] + 1 + place % 254) % 256)
+    before = run(model, tokens, source).reshape(LENGTH, 256)
+    after = run(model, changed.reshape(tokens.shape), source).reshape(LENGTH, 256)
+    assert np.array_equal(before[: place + 1], after[: place + 1])
+    assert np.all(np.any(before[place + 1 :] != after[place + 1 :], 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_byte_alone_reaches_every_later_prediction(kind):
+    """No dead path: one changed byte moves the logits of all bytes after it."""
+    model, tokens, source = kind_of_model(kind, 0)
+    flat = tokens.ravel()
+    every = jnp.stack([flat.at[i].set((flat[i] + 77) % 256) for i in range(LENGTH)])
+    batch = eqx.filter_jit(eqx.filter_vmap(ByteLM.__call__, in_axes=(None, 0, None)))
+    changed = batch(model, every.reshape(LENGTH, *tokens.shape), source)
+    same = batch(model, jnp.stack([tokens] * LENGTH), source)
+    moved = np.any(changed != same, -1).reshape(LENGTH, LENGTH)
+    assert np.array_equal(moved, np.triu(np.ones((LENGTH, LENGTH), bool), 1))
+
+
+@eqx.filter_jit
+def dependence(model, tokens, context):
+    """By gradient, through the embeddings: how much the logits of each step depend on
+    the Perceiver's input of each step (the bytes one step before)."""
+    delayed = jnp.concatenate([jnp.full((1, TOKENS), 256), tokens[:-1]])
+    embedded = model.inputs(delayed, jnp.float32)
+
+    def logits_of(embedded):
+        readout = model.perceiver(embedded, context)
+        logits = model.logits(readout, tokens, jnp.array(256))
+        return jnp.abs(logits - 0.1).sum((1, 2))
+
+    return jnp.abs(jax.jacrev(logits_of)(embedded)).sum(-1)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_by_gradient_the_perceiver_sees_all_steps_before_and_exactly_no_more(window):
+    tokens, _ = byte_inputs(0)
+    found = dependence(byte_lm(window), tokens, None)
+    allowed = np.tril(np.ones((STEPS, STEPS), bool))
+    assert np.all(found[~allowed] == 0)
+    assert np.all(found[allowed] > 0)
+
+
+def test_every_byte_of_the_context_reaches_every_prediction():
+    model, tokens, source = kind_of_model((3, True), 0)
+    before = run(model, tokens, source)
+    for place in range(SOURCE):
+        after = run(model, tokens, source.at[place].add(1) % 256)
+        assert np.all(np.any(before != after, -1))
+
+
+@eqx.filter_jit
+def advance(model, state, tokens):
+    return model.advance(state, tokens)
+
+
+@settings(max_examples=15)
+@given(seeds, cuts(STEPS), st.sampled_from(KINDS))
+def test_however_the_bytes_are_cut_the_logits_are_equal(seed, cut, kind):
+    model, tokens, source = kind_of_model(kind, seed)
+    state = model.init_state(source, max_steps=STEPS)
+    logits, start = [], 0
+    for length in cut:
+        state, chunk = advance(model, state, tokens[start : start + length])
+        logits.append(chunk)
+        start += length
+    assert_close(jnp.concatenate(logits), run(model, tokens, source))
+
+
+def test_bytes_of_any_integer_dtype_give_the_same_logits():
+    model, tokens, _ = kind_of_model((1, False), 0)
+    assert np.array_equal(
+        run(model, tokens, None), run(model, tokens.astype(jnp.uint8), None)
+    )
+
+
+def test_half_precision_keeps_float32_logits_near_those_of_full_precision():
+    tokens, _ = byte_inputs(0)
+    half = byte_lm(3, dtype="bfloat16")
+    logits = run(half, tokens, None)
+    assert logits.dtype == jnp.float32
+    assert half.init_state().perceiver.prefix.value.dtype == jnp.float32
+    expected = run(byte_lm(3), tokens, None)
+    assert relative_error(logits, expected) <= 2 * TOLERANCE["bfloat16"]
+
+
+def test_a_fresh_model_spends_about_eight_bits_a_byte():
+    sizes = {"num_latents": 2, "latent_dim": 16, "num_layers": 2, "num_heads": 2}
+    build = eqx.filter_jit(lambda key: ByteLM(bytes_per_step=TOKENS, **sizes, key=key))
+    model = build(jr.key(0))
+    tokens, _ = byte_inputs(0)
+    logits = jax.nn.log_softmax(run(model, tokens, None))
+    chosen = jnp.take_along_axis(logits, tokens[..., None], -1)
+    assert abs(-chosen.mean() / np.log(2) - 8) < 0.1
+
+
+def test_hyperparameters_build_the_same_model_again():
+    model = byte_lm(3)
+    again = eqx.filter_eval_shape(
+        lambda key: ByteLM(**model.hyperparameters, key=key), jr.key(0)
+    )
+    shapes = jax.tree.map(lambda x: x.shape, eqx.filter(model, eqx.is_array))
+    assert jax.tree.map(lambda x: x.shape, again) == shapes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "int8"}, "`dtype` must be 'float32', .* got 'int8'"),
+        ({"bytes_per_step": 0}, "`bytes_per_step` and `local_layers` must be at least"),
+        ({"num_layers": 0}, "`num_layers` must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(change, message):
+    sizes = {
+        "bytes_per_step": 2,
+        "num_latents": 1,
+        "latent_dim": 8,
+        "num_layers": 1,
+        "num_heads": 2,
+    }
+    with pytest.raises(ValueError, match=message):
+        ByteLM(**{**sizes, **change}, key=jr.key(0))
+
+
+def test_a_context_for_a_model_without_one_is_refused():
+    tokens, source = byte_inputs(0)
+    with pytest.raises(ValueError, match="build it with `use_context=True`"):
+        byte_lm(3)(tokens, source)

@@ -1,0 +1,156 @@
+"""Whole runs, the process included: killed, resumed, sampled, evaluated."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from train.__main__ import main
+from train.configs import load
+from train.loop import train
+from train.metrics import read_metrics
+
+
+# As in conftest.py: both must compile alike to agree to the bit.
+ENVIRONMENT = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+def corpus(folder: Path) -> Path:
+    folder.mkdir()
+    for i in range(40):
+        words = [f"word{(i * 7 + j * j) % 50}" for j in range(60)]
+        (folder / f"{i}.txt").write_text(" ".join(words))
+    return folder
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "train", "train", *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def numbers(folder: Path) -> list:
+    """What a run logged, but for what tells of the machine."""
+    machine = ("bytes_per_second", "memory_bytes")
+    records = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in r.items() if k not in machine} for r in records]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A run from end to end: its config, and what it printed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    data = corpus(folder / "data")
+    config = dataclasses.replace(
+        load("smoke"),
+        data=dataclasses.replace(load("smoke").data, path=data),
+        out=folder / "run",
+    )
+    lines = []
+    train(config, report=lines.append)
+    return config, "\n".join(lines)
+
+
+def test_a_run_learns_saves_and_samples(unbroken):
+    config, printed = unbroken
+    records = numbers(config.out)
+    losses = [r["bits_per_byte"] for r in records if r["kind"] == "train"]
+    assert [r["step"] for r in records if r["kind"] == "train"] == list(range(1, 21))
+    assert losses[0] > 7.5 > 7 > losses[-1]
+    validations = [r["bits_per_byte"] for r in records if r["kind"] == "validation"]
+    assert validations[-1] < validations[0] < 8
+    assert "left" in printed
+    assert "validation bits/byte" in printed
+    assert "--- sample at step 20 ---\ndef " in printed
+    for name in ("model.safetensors", "loss.png", "checkpoints/20"):
+        assert (config.out / name).exists()
+
+
+def test_killed_at_any_moment_and_started_again_it_ends_as_the_unbroken_run(
+    unbroken, tmp_path
+):
+    """Killed twice: at a step after a checkpoint, and a moment after one, which may be
+    inside a save."""
+    config, _ = unbroken
+    arguments = ("smoke", "--data.path", str(config.data.path), "--out", str(tmp_path))
+    for last_step, delay in ((7, 0.0), (10, 0.05)):
+        process = start(*arguments, "--log-every", "1")
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"step {last_step:>7}/"):
+                break
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert process.returncode == -signal.SIGKILL
+    process = start(*arguments)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    assert "going on from step" in printed
+    assert numbers(tmp_path) == numbers(config.out)
+    model = (tmp_path / "model.safetensors").read_bytes()
+    assert model == (config.out / "model.safetensors").read_bytes()
+
+
+def test_a_complete_run_is_left_as_it_is(unbroken):
+    config, _ = unbroken
+    before = (config.out / "metrics.jsonl").read_bytes()
+    lines = []
+    train(config, report=lines.append)
+    assert "is complete; a new one needs another --out" in lines[-1]
+    assert (config.out / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "`seed` was 0 in the run to resume and is 1 now"),
+        ({"resume": False}, "`resume` is off, but .* holds a run"),
+    ],
+)
+def test_another_config_does_not_resume_the_run(unbroken, change, message):
+    config, _ = unbroken
+    with pytest.raises(ValueError, match=message):
+        train(dataclasses.replace(config, **change))
+
+
+def test_other_data_does_not_resume_the_run(unbroken):
+    config, _ = unbroken
+    file = config.data.path / "0.txt"
+    text = file.read_text()
+    try:
+        file.write_text(text + ".")
+        with pytest.raises(ValueError, match="`data.path` holds other content"):
+            train(config)
+    finally:
+        file.write_text(text)
+
+
+def test_sample_goes_on_from_a_prompt(unbroken, capsys):
+    model = str(unbroken[0].out / "model.safetensors")
+    printed = []
+    for _ in range(2):
+        main(["sample", "--model", model, "--prompt", "word1", "--num-bytes", "8"])
+        printed.append(capsys.readouterr().out)
+    assert printed[0].startswith("word1")
+    assert printed[0] == printed[1]
+
+
+def test_evaluate_prints_the_last_validation(unbroken, capsys):
+    config, _ = unbroken
+    model, data = str(config.out / "model.safetensors"), str(config.data.path)
+    sizes = "--window-bytes 128 --batch-size 4 --chunk-steps 8 --max-bytes 1024"
+    main(["evaluate", "--model", model, "--path", data, *sizes.split()])
+    printed = capsys.readouterr().out
+    last = [r for r in numbers(config.out) if r["kind"] == "validation"][-1]
+    assert abs(float(printed.split()[0]) - last["bits_per_byte"]) < 1e-3

@@ -1,0 +1,77 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from tests.helpers import assert_close, assert_gradients_close
+from tests.models import STEPS, TOKENS, byte_inputs, byte_lm
+from train.loss import batch_bits, sequence_bits
+
+
+LENGTH = STEPS * TOKENS
+
+
+@eqx.filter_jit
+@eqx.filter_value_and_grad
+def bits(model, data, length, context, chunk_steps, key=None):
+    return sequence_bits(model, data, length, context, chunk_steps=chunk_steps, key=key)
+
+
+@eqx.filter_jit
+@eqx.filter_value_and_grad
+def bits_of_all_logits(model, data, length, context):
+    """The loss from the logits of the whole sequence, held at once."""
+    tokens = data.reshape(STEPS, TOKENS)
+    log_probabilities = jax.nn.log_softmax(model(tokens, context).reshape(-1, 256))
+    chosen = log_probabilities[jnp.arange(LENGTH), data]
+    return -jnp.sum(chosen * (jnp.arange(LENGTH) < length)) / jnp.log(2.0)
+
+
+@pytest.mark.parametrize("chunk_steps", [1, 4, STEPS])
+@pytest.mark.parametrize("window", [None, 3])
+def test_in_any_chunks_loss_and_gradients_are_those_of_the_whole(window, chunk_steps):
+    """Ones, a ragged last chunk, and all at once; with a context and a short length."""
+    model = byte_lm(window, True, num_layers=1)
+    tokens, source = byte_inputs(0)
+    arguments = model, tokens.ravel().astype(jnp.uint8), jnp.array(LENGTH - 4), source
+    value, gradients = bits(*arguments, chunk_steps)
+    expected, expected_gradients = bits_of_all_logits(*arguments)
+    assert_close(value, expected)
+    assert_gradients_close(gradients, expected_gradients)
+
+
+def test_bytes_past_the_length_do_not_count():
+    model = byte_lm(3, num_layers=1)
+    data = byte_inputs(0)[0].ravel()
+    length = jnp.array(10)
+    one, _ = bits(model, data, length, None, 4)
+    other, _ = bits(model, data.at[10:].set(0), length, None, 4)
+    assert one == other
+    nothing, gradients = bits(model, data, jnp.array(0), None, 4)
+    assert nothing == 0
+    assert all(np.all(g == 0) for g in jax.tree.leaves(gradients))
+
+
+def test_a_batch_sums_its_sequences():
+    model = byte_lm(3, num_layers=1)
+    rows = [byte_inputs(seed)[0].ravel() for seed in (0, 1)]
+    batch = {"bytes": jnp.stack(rows), "length": jnp.array([LENGTH, 7])}
+    total, num_bytes = eqx.filter_jit(batch_bits)(model, batch, None, chunk_steps=4)
+    apart = [
+        bits(model, row, jnp.array(n), None, 4)[0]
+        for row, n in zip(rows, (LENGTH, 7), strict=True)
+    ]
+    assert_close(total, sum(apart))
+    assert int(num_bytes) == LENGTH + 7
+
+
+def test_dropout_follows_the_key():
+    model = byte_lm(3, num_layers=1, dropout=0.5)
+    data, length = byte_inputs(0)[0].ravel(), jnp.array(LENGTH)
+    one, again, other = (
+        bits(model, data, length, None, 4, jr.key(seed))[0] for seed in (0, 0, 1)
+    )
+    assert one == again
+    assert one != other

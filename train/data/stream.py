@@ -1,0 +1,99 @@
+"""The segments of many files as one stream of bytes, memory-mapped."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from .files import Segment, changed, find_files, fingerprint, split
+
+
+_OPEN_MAPS = 64
+
+
+def open_split(
+    path: Path | None, validation_fraction: float
+) -> tuple["ByteStream", "ByteStream", str]:
+    """Opens a file or folder as two streams of bytes.
+
+    Args:
+        path: as `find_files` takes it.
+        validation_fraction: as `split` takes it.
+
+    Returns:
+        The bytes to train on, those held out, and the fingerprint of both.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_files` and `split` raise them.
+    """
+    train, held_out = split(find_files(path), validation_fraction=validation_fraction)
+    return ByteStream(train), ByteStream(held_out), fingerprint((*train, *held_out))
+
+
+class ByteStream:
+    """The segments' bytes end to end, as one array that is never in memory whole.
+
+    It may be read by several threads at once, and pickled.
+
+    Args:
+        segments: at least one.
+
+    Raises:
+        ValueError: there are no segments.
+    """
+
+    def __init__(self, segments: Sequence[Segment]):
+        if not segments:
+            raise ValueError("`segments` must not be empty; pass a side of `split`.")
+        self.segments = tuple(segments)
+        self._ends = list(accumulate(segment.length for segment in segments))
+        self._open = lru_cache(maxsize=_OPEN_MAPS)(_memory_map)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __reduce__(self):
+        return ByteStream, (self.segments,)
+
+    def read(self, start: int, length: int) -> UInt8[np.ndarray, " {length}"]:
+        """Copies out a stretch of the stream.
+
+        Args:
+            start: offset of the first byte, in [0, len(self)].
+            length: number of bytes, in [0, len(self) - start].
+
+        Returns:
+            The bytes.
+
+        Raises:
+            ValueError: the stretch leaves the stream, or a file's size changed.
+        """
+        if not (0 <= start and 0 <= length and start + length <= len(self)):
+            raise ValueError(
+                f"`start` and `length` must stay within the {len(self)} bytes of the "
+                f"stream; got {start} and {length}."
+            )
+        out = np.empty(length, np.uint8)
+        filled, index = 0, bisect_right(self._ends, start)
+        while filled < length:
+            segment = self.segments[index]
+            offset = start + filled - (self._ends[index] - segment.length)
+            count = min(segment.length - offset, length - filled)
+            # Touching a map beyond the end of a shrunken file would kill the process.
+            if (found := os.stat(segment.path).st_size) != segment.file_bytes:
+                raise changed(segment.path, segment.file_bytes, found)
+            begin = segment.start + offset
+            out[filled : filled + count] = self._open(segment.path)[
+                begin : begin + count
+            ]
+            filled, index = filled + count, index + 1
+        return out
+
+
+def _memory_map(path: Path) -> np.memmap:
+    return np.memmap(path, dtype=np.uint8, mode="r")
