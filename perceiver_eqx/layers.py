@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from einops import rearrange
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .attention.attend import attend
@@ -190,10 +191,10 @@ class MultiHead(eqx.Module):
         return self._heads(self.value(x))
 
     def join(self, x: Float[Array, "*rows heads head_dim"]) -> Array:
-        return self.output(x.reshape(*x.shape[:-2], -1))
+        return self.output(rearrange(x, "... h d -> ... (h d)"))
 
     def _heads(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:-1], self.num_heads, -1)
+        return rearrange(x, "... (h d) -> ... h d", h=self.num_heads)
 
 
 class CrossAttention(eqx.Module):
@@ -328,7 +329,7 @@ class SelfAttentionBlock(eqx.Module):
             dropout=self.attention_dropout,
             rng=weights_key,
         )
-        attended = attended.reshape(*x.shape[:2], *attended.shape[1:])
+        attended = rearrange(attended, "(t c) h d -> t c h d", t=x.shape[0])
         joined = self.heads.join(attended.astype(x.dtype))
         x = x + dropout(joined, self.dropout, attention_key)
         x = x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, mlp_key)
@@ -336,4 +337,4 @@ class SelfAttentionBlock(eqx.Module):
 
 
 def _rows(x: Float[Array, "steps rows *rest"]) -> Float[Array, "flat *rest"]:
-    return x.reshape(-1, *x.shape[2:])
+    return rearrange(x, "t c ... -> (t c) ...")

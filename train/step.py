@@ -106,7 +106,7 @@ def train_step(
     updates, opt_state = optim.update(gradient, state.opt_state, params)
     metrics = {
         "bits_per_byte": total / num_bytes,
-        "gradient_norm": optax.global_norm(gradient),
+        "gradient_norm": optax.tree.norm(gradient),
         "num_bytes": num_bytes,
     }
     model = eqx.apply_updates(state.model, updates)

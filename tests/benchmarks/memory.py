@@ -1,0 +1,71 @@
+"""Memory by the compiler's own analysis: nothing is run, so any size can be asked."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+
+from perceiver_eqx import ByteLM, prefix_attend
+from train.loss import batch_bits
+from train.step import init_train_state, train_step
+
+
+def temporary_bytes(function, *arguments) -> int:
+    """Temporaries of a compiled function, its arguments and results not counted."""
+    compiled = jax.jit(function).lower(*arguments).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def prefix_attend_bytes(
+    num_tokens: int, *, latents: int = 8, width: int = 64, tokens_per_step: int = 64
+) -> int:
+    """Temporaries of `prefix_attend`, forward and backward, in float32."""
+    shape = jax.ShapeDtypeStruct
+    query = shape((latents, 1, width), jnp.float32)
+    tokens = shape(
+        (num_tokens // tokens_per_step, tokens_per_step, 1, width), jnp.float32
+    )
+
+    def loss(query, key, value):
+        return jnp.sum(prefix_attend(query, key, value)[0] ** 2)
+
+    return temporary_bytes(jax.value_and_grad(loss, (0, 1, 2)), query, tokens, tokens)
+
+
+def train_step_bytes(
+    num_bytes: int, *, latent_window: int | None = 8, chunk_steps: int = 512
+) -> int:
+    """Temporaries of an optimizer step of a small `ByteLM` on one sequence."""
+    optim = optax.adamw(1e-3)
+    model = eqx.filter_eval_shape(
+        lambda key: ByteLM(
+            bytes_per_step=8,
+            num_latents=2,
+            latent_dim=32,
+            num_layers=2,
+            num_heads=2,
+            latent_window=latent_window,
+            key=key,
+        ),
+        jr.key(0),
+    )
+    state = eqx.filter_eval_shape(lambda model: init_train_state(model, optim), model)
+    arrays, static = eqx.partition(
+        state, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
+    )
+    batch = {
+        "bytes": jax.ShapeDtypeStruct((1, num_bytes), jnp.uint8),
+        "length": jax.ShapeDtypeStruct((1,), jnp.int32),
+    }
+    loss_fn = partial(batch_bits, chunk_steps=chunk_steps)
+
+    def step(arrays, batch, key):
+        state, _ = train_step(
+            eqx.combine(arrays, static), batch, key, loss_fn=loss_fn, optim=optim
+        )
+        return eqx.filter(state, eqx.is_array)
+
+    return temporary_bytes(step, arrays, batch, jr.key(0))

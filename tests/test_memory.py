@@ -1,0 +1,16 @@
+"""Bounds on memory, by the compiler's own analysis at full size: nothing is run."""
+
+from tests.benchmarks.memory import prefix_attend_bytes, train_step_bytes
+
+
+def test_prefix_attend_grows_linearly_up_to_a_million_tokens():
+    small, large = prefix_attend_bytes(2**17), prefix_attend_bytes(2**20)
+    assert large < 8.2 * small
+    # Keys, values, their gradients and the outputs, each a copy or two; the dense
+    # scores alone would take 2**47 bytes.
+    assert large < 2**20 * 64 * 4 * 8
+
+
+def test_a_finite_window_trains_any_length_in_constant_memory():
+    short, long = train_step_bytes(2**16), train_step_bytes(2**20)
+    assert abs(long / short - 1) < 0.1
