@@ -26,7 +26,8 @@ def save(path: str | os.PathLike, model: ByteLM) -> None:
         model: its parameters and the arguments that it was built with.
     """
     path = Path(path)
-    header = {"format": FORMAT, "model": json.dumps(model.hyperparameters)}
+    # One entry, since the file's order of several is not the same every time.
+    header = {FORMAT: json.dumps(model.hyperparameters)}
     draft = path.with_name(path.name + ".tmp")
     draft.write_bytes(serialize(_named_arrays(model), metadata=header))
     os.replace(draft, path)
@@ -68,15 +69,15 @@ def load(path: str | os.PathLike) -> ByteLM:
 
 def _describe(path: Path, header: dict[str, str]) -> ByteLM:
     """The model that a header describes, with shapes in the place of arrays."""
-    if header.get("format") != FORMAT:
+    if FORMAT not in header:
         raise ValueError(
-            f"{str(path)!r} must be a file of the format {FORMAT!r}, found "
-            f"{header.get('format')!r} in its header."
+            f"{str(path)!r} must describe a {FORMAT!r} in its header, found "
+            f"{sorted(header)}."
         )
     try:
-        arguments = json.loads(header["model"])
+        arguments = json.loads(header[FORMAT])
         return eqx.filter_eval_shape(lambda: ByteLM(**arguments, key=jr.key(0)))
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"the header of {str(path)!r} does not describe a model: {error}."
         ) from error
