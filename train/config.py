@@ -225,9 +225,12 @@ FREE_ON_RESUME = (
 def to_json(config: TrainConfig) -> dict:
     """The config as plain JSON, paths as text."""
 
-    def plain(value):
+    def plain(values: dict) -> dict:
+        return {name: leaf(value) for name, value in values.items()}
+
+    def leaf(value):
         if isinstance(value, dict):
-            return {name: plain(inner) for name, inner in value.items()}
+            return plain(value)
         return str(value) if isinstance(value, Path) else value
 
     return plain(dataclasses.asdict(config))

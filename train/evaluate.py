@@ -6,11 +6,13 @@ from jaxtyping import Array
 
 from perceiver_eqx import ByteLM
 
+from .data.windows import Batch
+
 
 def evaluate(
     model: ByteLM,
-    batches: Iterable[dict[str, Array]],
-    batch_bits: Callable[[ByteLM, dict[str, Array]], tuple[Array, Array]],
+    batches: Iterable[Batch],
+    batch_bits: Callable[[ByteLM, Batch], tuple[Array, Array]],
 ) -> float:
     """Bits per byte over all bytes of some batches.
 

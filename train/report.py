@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import optax
 from jaxtyping import Array
 
@@ -45,7 +46,7 @@ class Reporter:
         """Records a training step; waits for its metrics."""
         numbers = {
             "bits_per_byte": float(metrics["bits_per_byte"]),
-            "learning_rate": float(self._schedule(step - 1)),
+            "learning_rate": float(np.asarray(self._schedule(step - 1))),
             "gradient_norm": float(metrics["gradient_norm"]),
             "bytes_per_second": self._bytes_per_second(int(metrics["num_bytes"])),
             "memory_bytes": memory_bytes(),

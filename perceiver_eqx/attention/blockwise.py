@@ -122,7 +122,8 @@ def _average(arrays, mask: Mask, rng, tiles: _Tiles) -> SoftmaxAverage:
             return merge(average, tile)
 
         start = empty_average((tiles.q_tile, query.shape[1]), value.shape[-1], dtype)
-        return lax.fori_loop(*tiles.key_tiles(mask, q_index), add_tile, start)
+        first, stop = tiles.key_tiles(mask, q_index)
+        return lax.fori_loop(first, stop, add_tile, start)
 
     indexed = jnp.arange(tiles.q_count), tiles.of_queries(query)
     averages = lax.map(row_of_tiles, indexed)
@@ -181,9 +182,8 @@ def _average_backward(average, cotangent, perturbed, arrays, mask, rng, tiles):
             return d_query, d_key, d_value_
 
         start = d_query, jnp.zeros(k_rows.shape, dtype), jnp.zeros(v_rows.shape, dtype)
-        d_query, d_key, d_value_ = lax.fori_loop(
-            *tiles.query_tiles(mask, k_index), add_tile, start
-        )
+        first, stop = tiles.query_tiles(mask, k_index)
+        d_query, d_key, d_value_ = lax.fori_loop(first, stop, add_tile, start)
         return d_query, (d_key, d_value_)
 
     d_query = jnp.zeros(by_row[0].shape, dtype)

@@ -127,7 +127,8 @@ class DenseMask(Mask):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.allowed.shape
+        q_len, kv_len = self.allowed.shape
+        return q_len, kv_len
 
     def allows(self, rows, columns):
         # Engines pad their tiles: indices past the end are cut off there.
