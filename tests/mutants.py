@@ -1,0 +1,176 @@
+"""Planted mistakes, each of which a named test must catch: `python -m tests.mutants`.
+
+Each mistake is made in a copy of the tree, and its test is run there. A mistake that
+no longer applies to the source is an error too.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One line of source, its mistaken form, and the test that must fail."""
+
+    mistake: str
+    file: str
+    source: str
+    mistaken: str
+    test: str
+
+
+MODEL = "tests/test_model.py::"
+BYTES = "tests/test_byte_lm.py::"
+PREFIX = "tests/attention/test_prefix.py::"
+ATTEND = "tests/attention/test_attend.py::"
+
+MUTANTS = (
+    Mutant(
+        "latent mask open by one step",
+        "perceiver_eqx/attention/masks.py",
+        "allowed = (key_step <= query_step) &",
+        "allowed = (key_step <= query_step + 1) &",
+        MODEL + "test_a_change_of_a_step_leaves_all_outputs_before_it_to_the_bit",
+    ),
+    Mutant(
+        "latent mask closed by one step",
+        "perceiver_eqx/attention/masks.py",
+        "allowed = (key_step <= query_step) &",
+        "allowed = (key_step < query_step) &",
+        "tests/attention/test_masks.py::"
+        "test_the_latent_mask_is_the_seeds_own_expression",
+    ),
+    Mutant(
+        "window longer by one step",
+        "perceiver_eqx/attention/masks.py",
+        "allowed &= query_step - key_step < self.window",
+        "allowed &= query_step - key_step <= self.window",
+        MODEL + "test_it_is_the_seed_written_out_literally",
+    ),
+    Mutant(
+        "input mask open by one step",
+        "perceiver_eqx/attention/prefix.py",
+        "seen = (age >= 0)",
+        "seen = (age >= -1)",
+        PREFIX + "test_a_change_of_a_later_token_leaves_earlier_outputs_to_the_bit",
+    ),
+    Mutant(
+        "scale missing in attend",
+        "perceiver_eqx/attention/dense.py",
+        "query = query * query.shape[-1] ** -0.5",
+        "query = query * 1.0",
+        ATTEND + "test_an_engine_equals_the_oracle_forward_and_backward",
+    ),
+    Mutant(
+        "scale missing in the backward pass of blockwise",
+        "perceiver_eqx/attention/blockwise.py",
+        "scale = query.shape[-1] ** -0.5",
+        "scale = 1.0",
+        ATTEND + "test_an_engine_equals_the_oracle_forward_and_backward[blockwise",
+    ),
+    Mutant(
+        "scale missing in prefix_attend",
+        "perceiver_eqx/attention/prefix.py",
+        "scores = scores * query.shape[-1] ** -0.5",
+        "scores = scores * 1.0",
+        PREFIX + "test_it_equals_the_dense_oracle_forward_and_backward",
+    ),
+    Mutant(
+        "inputs not delayed by a step",
+        "perceiver_eqx/adapters/byte_lm.py",
+        "jnp.concatenate([last_step[None], tokens[:-1].astype(jnp.int32)])",
+        "tokens.astype(jnp.int32)",
+        BYTES + "test_a_change_of_a_byte_leaves_the_logits_up_to_its_own_to_the_bit",
+    ),
+    Mutant(
+        "bytes inside a step not delayed",
+        "perceiver_eqx/adapters/bytes.py",
+        "shifted = jnp.concatenate([before[None], tokens.ravel()[:-1]])",
+        "shifted = tokens.ravel()",
+        BYTES + "test_a_change_of_a_byte_leaves_the_logits_up_to_its_own_to_the_bit",
+    ),
+    Mutant(
+        "carry between chunks of the loss dropped",
+        "train/loss.py",
+        "return after, bits(",
+        "return state, bits(",
+        "tests/train/test_loss.py::"
+        "test_in_any_chunks_loss_and_gradients_are_those_of_the_whole",
+    ),
+    Mutant(
+        "prefix state reset at each chunk",
+        "perceiver_eqx/encoder.py",
+        "initial=prefix,",
+        "initial=None,",
+        MODEL + "test_however_a_sequence_is_cut_the_outputs_are_equal",
+    ),
+    Mutant(
+        "prefix state reset at each tile of the scan",
+        "perceiver_eqx/attention/prefix.py",
+        "return jax.tree.map(lambda x: x[-1], seen), average",
+        "return carried, average",
+        PREFIX + "test_it_equals_the_dense_oracle_forward_and_backward",
+    ),
+    Mutant(
+        "ring of past keys off by one",
+        "perceiver_eqx/state.py",
+        "query_start, key_start = capacity, jnp.maximum(capacity - past_steps, 0)",
+        "query_start, key_start = capacity, jnp.maximum(capacity - past_steps - 1, 0)",
+        MODEL + "test_however_a_sequence_is_cut_the_outputs_are_equal",
+    ),
+)
+
+
+def main() -> None:
+    survivors = 0
+    for mutant in MUTANTS:
+        caught = is_caught(mutant)
+        survivors += not caught
+        print(f"{'caught  ' if caught else 'SURVIVED'}  {mutant.mistake}", flush=True)
+        print(f"          {mutant.test}", flush=True)
+    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} planted mistakes caught")
+    sys.exit(survivors > 0)
+
+
+def is_caught(mutant: Mutant) -> bool:
+    """Whether the mutant's test fails where the mistake is made.
+
+    Raises:
+        ValueError: the line that the mistake replaces is not there once.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in ("perceiver_eqx", "train", "tests"):
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, tree / name, ignore=ignore)
+        shutil.copy(ROOT / "pyproject.toml", tree)
+        file = tree / mutant.file
+        text = file.read_text()
+        if text.count(mutant.source) != 1:
+            raise ValueError(
+                f"{mutant.file} must hold {mutant.source!r} once to plant the mistake "
+                f"{mutant.mistake!r}, it does {text.count(mutant.source)} times."
+            )
+        file.write_text(text.replace(mutant.source, mutant.mistaken))
+        path, name = mutant.test.split("::")
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", path, "-k"]
+        function, _, option = name.partition("[")
+        words = f"{function} and {option}" if option else function
+        done = subprocess.run(
+            [*command, words], cwd=tree, capture_output=True, text=True
+        )
+    # 1 is a failed test; anything else but 0 is a test that could not be run.
+    if done.returncode not in (0, 1):
+        raise ValueError(f"{mutant.test} could not be run:\n{done.stdout}")
+    return done.returncode == 1
+
+
+if __name__ == "__main__":
+    main()
