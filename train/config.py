@@ -138,11 +138,11 @@ class SampleConfig:
     """Text to go on from."""
     num_bytes: int = 256
     """How many bytes to add."""
-    temperature: float = 0.8
+    temperature: float = 0.9
     """Divides the logits; 0 takes the most likely byte."""
     top_k: int | None = None
     """Keep this many of the most likely bytes."""
-    top_p: float | None = 0.95
+    top_p: float | None = None
     """Keep the most likely bytes up to this probability."""
 
     def __post_init__(self):
