@@ -13,6 +13,10 @@ from perceiver_eqx import ByteLM
 from perceiver_eqx.adapters.bytes import BEGIN
 
 
+# Up to this many chunks, the backward pass keeps every state carried between two. With
+# more, it keeps those between groups of chunks, and goes through each group once more.
+UNGROUPED_CHUNKS = 32
+
 # From a model, a batch and a key, the bits and bytes of the batch, both summed.
 Loss = Callable[
     [ByteLM, dict[str, Array], PRNGKeyArray], tuple[Float[Array, ""], Int[Array, ""]]
@@ -32,7 +36,8 @@ def sequence_bits(
 
     With a finite latent window the model goes through the sequence chunk by chunk: a
     `lax.scan` of `advance`, each chunk computed again in the backward pass, exact
-    gradients through what is carried. Memory is that of one chunk. With
+    gradients through what is carried. Memory is that of one chunk, and of carried
+    states as many as the square root of the number of chunks, twice. With
     `latent_window=None` the latents of all steps are held, and only the bytes inside
     the steps and their logits go chunk by chunk.
 
@@ -48,6 +53,9 @@ def sequence_bits(
     steps = tokens.shape[0]
     chunk = min(chunk_steps, steps)
     count = -(-steps // chunk)
+    carries = model.latent_window is not None
+    group = math.isqrt(count) if carries and count > UNGROUPED_CHUNKS else 1
+    count += -count % group
     # Zeros after the end are seen by nothing before it, and do not count.
     tokens = jnp.pad(tokens, ((0, count * chunk - steps), (0, 0)))
     chunks = tokens.reshape(count, chunk, per_step)
@@ -70,11 +78,10 @@ def sequence_bits(
         return None, bits(readout, tokens, before, start, keys[1])
 
     def each_chunk(take, carry, *of_chunks):
-        # One chunk alone gains nothing from being computed again.
-        take = take if count == 1 else jax.checkpoint(take)
-        return lax.scan(take, carry, (*of_chunks, starts, jnp.arange(count)))[1].sum()
+        of_chunks = (*of_chunks, starts, jnp.arange(count))
+        return _scan_chunks(take, carry, of_chunks, group).sum()
 
-    if model.latent_window is not None:
+    if carries:
         return each_chunk(advance_chunk, model.init_state(context), chunks)
     readout = model.readout(tokens, context, key=_chunk_keys(key, count)[0])
     readouts = readout.reshape(count, chunk, *readout.shape[1:])
@@ -103,6 +110,24 @@ def batch_bits(
         return sequence_bits(model, data, length, chunk_steps=chunk_steps, key=key)
 
     return jax.vmap(one)(data, length, keys).sum(), length.sum()
+
+
+def _scan_chunks(take, carry, chunks, group: int) -> Float[Array, "..."]:
+    """What `take` gives of each chunk, by a scan whose backward pass computes the
+    chunks again, one `group` of them after the other."""
+    count = jax.tree.leaves(chunks)[0].shape[0]
+    if count == 1:  # alone, it gains nothing from being computed again
+        return lax.scan(take, carry, chunks)[1]
+    take = jax.checkpoint(take)
+    if group == 1:
+        return lax.scan(take, carry, chunks)[1]
+
+    @jax.checkpoint
+    def take_group(carry, chunks):
+        return lax.scan(take, carry, chunks)
+
+    groups = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), chunks)
+    return lax.scan(take_group, carry, groups)[1]
 
 
 def _bits(

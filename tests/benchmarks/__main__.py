@@ -42,7 +42,7 @@ def memory_of_prefix_attend() -> dict[int, int]:
 
 
 def memory_of_train_step() -> dict[str, dict[int, int]]:
-    print("\ntraining step of a small ByteLM, one sequence, chunks of 4,096 bytes")
+    print("\ntraining step of a small ByteLM, one sequence, chunks of 2,048 bytes")
     print(f"{'bytes':>10}  {'window of 8 steps':>18}  {'no window':>12}")
     found: dict[str, dict[int, int]] = {"window": {}, "none": {}}
     for exponent in (16, 18, 20):

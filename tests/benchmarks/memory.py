@@ -36,7 +36,7 @@ def prefix_attend_bytes(
 
 
 def train_step_bytes(
-    num_bytes: int, *, latent_window: int | None = 8, chunk_steps: int = 512
+    num_bytes: int, *, latent_window: int | None = 8, chunk_steps: int = 256
 ) -> int:
     """Temporaries of an optimizer step of a small `ByteLM` on one sequence."""
     optim = optax.adamw(1e-3)

@@ -29,9 +29,15 @@ def bits_of_all_logits(model, data, length, context):
     return -jnp.sum(chosen * (jnp.arange(LENGTH) < length)) / jnp.log(2.0)
 
 
-@pytest.mark.parametrize(("window", "chunk_steps"), [(None, 4), (3, 1), (3, 4)])
-def test_in_any_chunks_loss_and_gradients_are_those_of_the_whole(window, chunk_steps):
-    """Chunks of one step, a ragged last chunk; with a context and a short length."""
+@pytest.mark.parametrize(
+    ("window", "chunk_steps", "ungrouped"), [(None, 4, 32), (3, 1, 32), (3, 2, 2)]
+)
+def test_in_any_chunks_loss_and_gradients_are_those_of_the_whole(
+    window, chunk_steps, ungrouped, monkeypatch
+):
+    """Chunks of one step, a ragged last chunk, a padded group; with a context, and a
+    length short of the end."""
+    monkeypatch.setattr("train.loss.UNGROUPED_CHUNKS", ungrouped)
     model = byte_lm(window, True, num_layers=1)
     tokens, source = byte_inputs(0)
     arguments = model, tokens.ravel().astype(jnp.uint8), jnp.array(LENGTH - 4), source
