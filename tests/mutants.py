@@ -105,6 +105,15 @@ MUTANTS = (
         "test_in_any_chunks_loss_and_gradients_are_those_of_the_whole",
     ),
     Mutant(
+        "carry between groups of chunks dropped",
+        "train/loss.py",
+        "def take_group(carry, chunks):\n        return lax.scan(take, carry, chunks)",
+        "def take_group(carry, chunks):\n"
+        "        return carry, lax.scan(take, carry, chunks)[1]",
+        "tests/train/test_loss.py::"
+        "test_in_any_chunks_loss_and_gradients_are_those_of_the_whole",
+    ),
+    Mutant(
         "prefix state reset at each chunk",
         "perceiver_eqx/encoder.py",
         "initial=prefix,",
