@@ -29,7 +29,7 @@ class MetricsLog:
         resume_step: the step of the checkpoint that the run resumes from: lines of
             later steps are dropped, and so is a line torn by a kill. `None` starts the
             file anew.
-        tensorboard: whether to write the numbers for TensorBoard too, in
+        tensorboard: whether to write the records for TensorBoard too, in
             `folder / "tensorboard"`.
 
     Raises:
@@ -60,7 +60,8 @@ class MetricsLog:
         """Appends one record and flushes it.
 
         Args:
-            record: `step`, `kind` ("train" or "validation") and numbers by name.
+            record: `step`, `kind` ("train", "validation" or "sample"), and numbers
+                or texts by name.
 
         Raises:
             ValueError: `record` has no `step` or no `kind`.
@@ -75,7 +76,11 @@ class MetricsLog:
         if self._board is not None:
             step, kind = int(record["step"]), record["kind"]
             for name in record.keys() - {"step", "kind"}:
-                self._board.add_scalar(f"{kind}/{name}", float(record[name]), step)
+                tag, value = f"{kind}/{name}", record[name]
+                if isinstance(value, str):
+                    self._board.add_text(tag, value, step)
+                else:
+                    self._board.add_scalar(tag, float(value), step)
 
     def close(self):
         """Closes the files. Safe to call twice."""

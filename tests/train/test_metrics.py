@@ -96,11 +96,15 @@ def test_a_record_without_step_or_kind_is_an_error(tmp_path):
         log.write({"step": 1})
 
 
-def test_tensorboard_gets_the_numbers_when_asked(tmp_path):
+def test_tensorboard_gets_numbers_and_samples_when_asked(tmp_path):
     with MetricsLog(tmp_path, resume_step=3, tensorboard=True) as log:
         log.write(train_record(4))
+        log.write({"step": 4, "kind": "sample", "text": "once upon"})
     [events] = (tmp_path / "tensorboard").iterdir()
-    assert b"train/bits_per_byte" in events.read_bytes()
+    written = events.read_bytes()
+    assert b"train/bits_per_byte" in written
+    assert b"sample/text" in written
+    assert b"once upon" in written
 
 
 def line(**changes) -> str:
