@@ -5,11 +5,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from .attention.attend import attend_average
+from .attention.dense import state_dtype
 from .attention.prefix import prefix_attend
 from .attention.softmax import SoftmaxAverage, empty_average
+from .checks import check_shape
 from .layers import CrossAttention, LayerNorm, Linear, split_key
 
 
@@ -72,11 +74,17 @@ class CausalEncoder(eqx.Module):
         """How much a token's score falls with each step of age; `None` for never."""
         return None if self.rate_logit is None else jax.nn.softplus(self.rate_logit)
 
-    def empty_prefix(self) -> SoftmaxAverage:
-        """What the latents have seen before the first step: nothing."""
+    def empty_prefix(self, dtype: DTypeLike) -> SoftmaxAverage:
+        """What the latents have seen before the first step: nothing.
+
+        Args:
+            dtype: of the inputs to come.
+        """
         heads = self.cross.heads.num_heads
         num_latents, latent_dim = self.latents.shape
-        return empty_average((num_latents, heads), latent_dim // heads)
+        return empty_average(
+            (num_latents, heads), latent_dim // heads, state_dtype(dtype)
+        )
 
     def read_context(
         self, source: Float[Array, "source context_dim"]
@@ -91,6 +99,10 @@ class CausalEncoder(eqx.Module):
                 "`context` was given to a model built without one; pass `context_dim` "
                 "when building it."
             )
+        dim = self.context_norm.scale.size
+        check_shape("context", source, "source context_dim", context_dim=dim)
+        if source.shape[0] == 0:
+            return self.empty_prefix(source.dtype)
         normed = self.context_norm(source)
         shape = (source.shape[0], self.cross.heads.num_heads, -1)
         query = self.cross.queries(self.latents.astype(source.dtype))
@@ -138,8 +150,9 @@ class CausalEncoder(eqx.Module):
 
 
 def _rate_logits(num_latents: int, num_heads: int) -> Float[Array, "latents heads"]:
-    """Rates whose half-lives run geometrically from 1 step to 1024."""
-    half_lives = np.geomspace(1.0, 1024.0, num_latents * num_heads)
+    """Rates whose half-lives run geometrically from 1 step to 1024, or one of 32."""
+    count = num_latents * num_heads
+    half_lives = np.geomspace(1.0, 1024.0, count) if count > 1 else np.array([32.0])
     rates = np.log(2) / half_lives
     logits = np.log(np.expm1(rates)).reshape(num_latents, num_heads)
     return jnp.asarray(logits, jnp.float32)

@@ -6,7 +6,12 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from .attention.softmax import SoftmaxAverage
+from .checks import (
+    check_multiples,
+    check_probabilities,
+    check_shape,
+    check_sizes,
+)
 from .decoder import QueryDecoder
 from .encoder import CausalEncoder
 from .layers import split_key
@@ -82,7 +87,7 @@ class CausalPerceiver(eqx.Module):
             window below 1, a probability outside [0, 1).
         """
         query_dim = latent_dim if query_dim is None else query_dim
-        _check_sizes(
+        check_sizes(
             input_dim=input_dim,
             output_dim=output_dim,
             tokens_per_step=tokens_per_step,
@@ -96,7 +101,10 @@ class CausalPerceiver(eqx.Module):
             latent_window=1 if latent_window is None else latent_window,
             context_dim=1 if context_dim is None else context_dim,
         )
-        _check_probabilities(
+        # Rotary positions turn a head's channels in pairs.
+        check_multiples("twice `num_heads`", 2 * num_heads, latent_dim=latent_dim)
+        check_multiples("`num_heads`", num_heads, query_dim=query_dim)
+        check_probabilities(
             dropout=dropout,
             attention_dropout=attention_dropout,
             token_dropout=token_dropout,
@@ -196,19 +204,28 @@ class CausalPerceiver(eqx.Module):
             the state after these steps, and their outputs.
 
         Raises:
-            ValueError: for a number of tokens other than `tokens_per_step`; at
-            run time, if the steps go past `max_steps`.
+            ValueError: for inputs of another shape, or of no step.
+            RuntimeError: when run, if the steps go past `max_steps`.
         """
-        tokens_per_step = self.encoder.tokens_per_step
-        if inputs.shape[1] != tokens_per_step:
-            raise ValueError(
-                f"`inputs` must hold `tokens_per_step` = {tokens_per_step} tokens a "
-                f"step, got shape {inputs.shape}."
-            )
+        check_shape(
+            "inputs",
+            inputs,
+            "steps tokens_per_step input_dim",
+            tokens_per_step=self.encoder.tokens_per_step,
+            input_dim=self.encoder.cross.input_norm.scale.size,
+        )
         steps = inputs.shape[0]
+        if steps == 0:
+            raise ValueError("`inputs` must hold at least 1 step, got none.")
         past_steps = state.steps
         if not state.cache.rolling:
             capacity = state.cache.keys.shape[1]
+            if steps > capacity:
+                raise ValueError(
+                    f"`inputs` must hold at most `max_steps` = {capacity} steps, got "
+                    f"{steps}; pass a larger `max_steps` to `init_state`, or use a "
+                    "finite `latent_window`."
+                )
             past_steps = eqx.error_if(
                 past_steps,
                 past_steps + steps > capacity,
@@ -219,6 +236,8 @@ class CausalPerceiver(eqx.Module):
         x, prefix = self.encoder(inputs, state.prefix, state.context, key=keys[0])
         x, cache = self.processor(x, state.cache, past_steps, key=keys[1])
         outputs = self.decoder(x, key=keys[2])
+        # The count stands still at its end, long after it has ceased to matter.
+        past_steps = jnp.minimum(past_steps, jnp.iinfo(jnp.int32).max - steps)
         state = PerceiverState(past_steps + steps, state.context, prefix, cache)
         return state, outputs
 
@@ -241,18 +260,6 @@ class CausalPerceiver(eqx.Module):
         return self.processor.empty_cache(capacity, rows, rolling=rolling, dtype=dtype)
 
     def _state(self, context: Array | None, cache: KeyValueCache) -> PerceiverState:
-        nothing: SoftmaxAverage = self.encoder.empty_prefix()
+        nothing = self.encoder.empty_prefix(cache.keys.dtype)
         seen = nothing if context is None else self.encoder.read_context(context)
         return PerceiverState(jnp.zeros((), jnp.int32), seen, nothing, cache)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {size}.")
-
-
-def _check_probabilities(**probabilities: float) -> None:
-    for name, probability in probabilities.items():
-        if not 0 <= probability < 1:
-            raise ValueError(f"`{name}` must lie in [0, 1), got {probability}.")

@@ -94,7 +94,7 @@ class PerceiverState(eqx.Module):
     """All that a `CausalPerceiver` keeps of the steps it has seen.
 
     Attributes:
-        steps: how many steps were seen.
+        steps: how many steps were seen, up to 2^31 - 1.
         context: what the latents see of the context, empty without one.
         prefix: what the latents have seen of the inputs, one average per latent and
             head whatever the length.

@@ -147,7 +147,7 @@ def test_hyperparameters_build_the_same_model_again():
     ("change", "message"),
     [
         ({"dtype": "int8"}, "`dtype` must be 'float32', .* got 'int8'"),
-        ({"bytes_per_step": 0}, "`bytes_per_step` and `local_layers` must be at least"),
+        ({"bytes_per_step": 0}, "`bytes_per_step` must be at least 1, got 0"),
         ({"num_layers": 0}, "`num_layers` must be at least 1, got 0"),
     ],
 )

@@ -103,11 +103,33 @@ def test_filters_as_computed_by_hand():
     assert kept(1.0, 2, 0.6) == [True, False, False, False]
 
 
+def test_equal_logits_are_told_apart_by_rank():
+    logits = jnp.array([1.0, 2.0, 1.0, 1.0])
+    for top_k in (1, 2, 3, 4):
+        assert np.isfinite(filter_logits(logits, 1.0, top_k, 1.0)).sum() == top_k
+    assert np.isfinite(filter_logits(jnp.zeros(4), 1.0, 256, 0.5)).sum() == 2
+
+
+def test_the_coldest_temperatures_take_the_most_likely_byte():
+    model = byte_lm(3, num_layers=1)
+    found = [
+        generate(model, b"a", 6, temperature=t, key=jr.key(0)).tolist()
+        for t in (0.0, 1e-40, 1e-5)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_prompt_that_holds_no_bytes_is_refused():
+    with pytest.raises(ValueError, match="`prompt` must hold bytes, 0 to 255, got 3"):
+        generate(byte_lm(3), jnp.array([3, 300]), 1, key=jr.key(0))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"num_bytes": 0}, "`num_bytes` must be at least 1, got 0"),
-        ({"temperature": -1.0}, "`temperature` must be at least 0, got -1.0"),
+        ({"temperature": -1.0}, "`temperature` must be at least 0 and finite, got -1"),
+        ({"temperature": float("nan")}, "`temperature` must be at least 0 and finite"),
         ({"top_k": 0}, "`top_k` must be between 1 and 256, got 0"),
         ({"top_p": 0.0}, r"`top_p` must lie in \(0, 1\], got 0.0"),
     ],

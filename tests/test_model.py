@@ -231,6 +231,31 @@ def test_going_past_max_steps_is_an_error_and_not_an_overwrite():
         jax.block_until_ready(advance(model, state, inputs[3:5]))
 
 
+def test_a_chunk_longer_than_max_steps_is_refused_before_it_runs():
+    model = perceiver(None)
+    inputs, _ = perceiver_inputs(0)
+    with pytest.raises(ValueError, match="at most `max_steps` = 4 steps, got 9"):
+        model.advance(model.init_state(max_steps=4), inputs)
+
+
+def test_past_the_end_of_its_count_a_stream_goes_on():
+    model = perceiver(3)
+    inputs, _ = perceiver_inputs(0)
+    state, _ = advance(model, model.init_state(), inputs[:3])
+    old = eqx.tree_at(lambda s: s.steps, state, jnp.int32(2**31 - 3))
+    (after, outputs), (_, expected) = (
+        advance(model, s, inputs[3:]) for s in (old, state)
+    )
+    assert np.array_equal(outputs, expected)
+    assert after.steps == 2**31 - 1
+
+
+def test_a_context_of_nothing_is_none():
+    model = perceiver(3, True)
+    inputs, source = perceiver_inputs(0)
+    assert np.array_equal(run(model, inputs, source[:0]), run(model, inputs, None))
+
+
 def test_the_full_window_needs_to_know_max_steps():
     with pytest.raises(ValueError, match="`max_steps` must be at least 1 where"):
         perceiver(None).init_state()
@@ -246,7 +271,7 @@ def test_a_context_for_a_model_without_one_is_refused():
 
 def test_another_number_of_tokens_is_refused_with_the_shape():
     inputs, _ = perceiver_inputs(0)
-    with pytest.raises(ValueError, match="`inputs` must hold `tokens_per_step` = 3"):
+    with pytest.raises(ValueError, match="tokens_per_step=3"):
         perceiver(3)(inputs[:, :2])
 
 
@@ -255,8 +280,11 @@ def test_another_number_of_tokens_is_refused_with_the_shape():
     [
         ({"num_latents": 0}, "`num_latents` must be at least 1, got 0"),
         ({"latent_window": 0}, "`latent_window` must be at least 1, got 0"),
-        ({"latent_dim": 12, "num_heads": 4}, "multiple of twice its `num_heads`"),
-        ({"latent_dim": 10, "num_heads": 4}, "`num_heads` must divide the width"),
+        (
+            {"latent_dim": 12, "num_heads": 4},
+            "`latent_dim` must be a multiple of 8",
+        ),
+        ({"query_dim": 7}, "`query_dim` must be a multiple of 2"),
         ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\), got 1.0"),
     ],
 )

@@ -15,7 +15,7 @@ from perceiver_eqx.pretrained import load as load_model
 
 from . import configs
 from .config import SampleConfig, TrainConfig
-from .data.stream import ByteStream, open_split
+from .data.stream import open_all, open_split
 from .data.windows import validation_batches
 from .evaluate import evaluate
 from .loop import sample_text, train
@@ -122,10 +122,12 @@ def _evaluate(words: list[str]) -> None:
             f"`window_bytes` must be a multiple of the model's bytes_per_step = "
             f"{model.bytes_per_step}, got {options.window_bytes}."
         )
-    training, held_out, _ = open_split(options.path, options.validation_fraction)
-    everything = ByteStream((*training.segments, *held_out.segments))
+    if options.part == "validation":
+        _, stream, _ = open_split(options.path, options.validation_fraction)
+    else:
+        stream = open_all(options.path)
     batches = validation_batches(
-        held_out if options.part == "validation" else everything,
+        stream,
         window_bytes=options.window_bytes,
         batch_size=options.batch_size,
         max_bytes=options.max_bytes,

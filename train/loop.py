@@ -1,7 +1,9 @@
 """The training loop: data in, steps out, and a checkpoint to go on from."""
 
 import contextlib
+import errno
 import importlib.metadata
+import os
 import platform
 from collections.abc import Callable
 from functools import partial
@@ -52,9 +54,11 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         The trained model.
 
     Raises:
-        ValueError: the run to resume had another config or other data.
+        ValueError: the run's folder cannot be written, or the run to resume had
+            another config or other data.
         FileNotFoundError: there is nothing at the data's path.
     """
+    _make_folder(config.out)
     stream, held_out, fingerprint = open_split(
         config.data.path, config.data.validation_fraction
     )
@@ -82,6 +86,10 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         f"{sum(x.size for x in params):,} parameters on "
         f"{jax.devices()[0].device_kind}, {len(stream):,} bytes to train on, "
         f"{len(held_out):,} held out; the first step compiles for a while"
+    )
+    report(
+        f"the run is in {config.out}, saved every {config.save_every} steps; started "
+        "again, it goes on from there"
     )
 
     loss_fn = partial(batch_bits, chunk_steps=config.chunk_steps)
@@ -139,6 +147,18 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         f"  python -m train sample --model {model_file}"
     )
     return state.model
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ValueError(
+            f"`out` must be a folder that can be written, got {str(folder)!r}: "
+            f"{error.strerror}. Pass another --out."
+        ) from error
 
 
 def sample_text(model: ByteLM, sample: SampleConfig, key: PRNGKeyArray) -> str:

@@ -157,7 +157,9 @@ def progress_line(
     Returns:
         One line, without its end.
     """
-    pace = elapsed_seconds / (step - first_step) if step > first_step else math.nan
+    # The first step compiles; its pace says nothing of the others'.
+    done = step - first_step
+    pace = elapsed_seconds / done if done > 1 else math.nan
     left = pace * (total_steps - step)
     return "  ".join(
         (

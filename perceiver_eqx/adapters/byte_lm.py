@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
+from ..checks import check_multiples, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
 from ..state import PerceiverState
@@ -96,7 +97,8 @@ class ByteLM(eqx.Module):
                 `latent_dim / bytes_per_step`, but at least 32.
             local_dim, local_layers, local_heads: the causal decoder inside a step;
                 `None` for half of `latent_dim` and half of `num_heads`.
-            use_context: whether a context of bytes can be given.
+            use_context: whether a context of bytes can be given. Without one, such a
+                model works as if nothing stood in it.
             dtype: what the model computes in: `"float32"`, `"bfloat16"`, `"float16"` or
                 `"float64"`. Parameters are float32 all the same.
 
@@ -107,19 +109,26 @@ class ByteLM(eqx.Module):
         self._hyperparameters = tuple(
             (name, arguments[name]) for name in HYPERPARAMETERS
         )
+        check_sizes(
+            bytes_per_step=bytes_per_step,
+            latent_dim=latent_dim,
+            num_heads=num_heads,
+            local_layers=local_layers,
+        )
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             raise ValueError(
                 "`dtype` must be 'float32', 'bfloat16', 'float16' or 'float64', got "
                 f"{dtype!r}."
             )
-        if bytes_per_step < 1 or local_layers < 1:
+        if jnp.zeros((), dtype).dtype != dtype:
             raise ValueError(
-                "`bytes_per_step` and `local_layers` must be at least 1, got "
-                f"{bytes_per_step} and {local_layers}."
+                f"`dtype` {dtype!r} needs jax.config.update('jax_enable_x64', True)."
             )
         token_dim = token_dim or max(32, latent_dim // bytes_per_step)
         local_heads = local_heads or max(1, num_heads // 2)
         local_dim = local_dim or latent_dim // 2
+        check_multiples("twice `local_heads`", 2 * local_heads, local_dim=local_dim)
+        check_multiples("`num_heads`", num_heads, local_dim=local_dim)
         keys = jr.split(key, 4)
         self.inputs = ByteInput(bytes_per_step, token_dim, key=keys[0])
         self.contexts = ByteContext(token_dim, key=keys[1]) if use_context else None
@@ -176,9 +185,15 @@ class ByteLM(eqx.Module):
         """The logits of the given bytes, each from the context and the bytes before it.
 
         Args:
-            tokens: bytes, 0 to 255, grouped by step, in any integer dtype.
+            tokens: bytes grouped by step, in any integer dtype. Values are taken to lie
+                in 0 to 255, and not checked.
             context: bytes that every step sees; the model needs `use_context=True`.
             key: for dropout; `None` for none.
+
+        Raises:
+            ValueError: for tokens of another shape, or a context for a model built
+                without one.
+            TypeError: for tokens that are not integers.
         """
         readout_key, logits_key = split_key(key)
         readout = self.readout(tokens, context, key=readout_key)
@@ -217,7 +232,8 @@ class ByteLM(eqx.Module):
             the state after them, and the logits of their bytes.
 
         Raises:
-            at run time, if the steps go past `max_steps`.
+            ValueError, TypeError: for the tokens, as a call does.
+            RuntimeError: when run, if the steps go past `max_steps`.
         """
         readout_key, logits_key = split_key(key)
         after, readout = self.advance_readout(state, tokens, key=readout_key)
@@ -233,6 +249,7 @@ class ByteLM(eqx.Module):
     ) -> Float[Array, "steps {self.bytes_per_step} local_dim"]:
         """What the Perceiver says of each byte, from the context and the steps before:
         the first half of a call, for callers that take the logits piece by piece."""
+        self._check_tokens(tokens)
         delayed = _delayed(_begin(self.bytes_per_step), tokens)
         inputs = self.inputs(delayed, self.dtype)
         return self.perceiver(inputs, self._embed_context(context), key=key)
@@ -245,6 +262,7 @@ class ByteLM(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} local_dim"]]:
         """`readout` of the next steps, and the state after them."""
+        self._check_tokens(tokens)
         delayed = _delayed(state.last_step, tokens)
         perceiver, readout = self.perceiver.advance(
             state.perceiver, self.inputs(delayed, self.dtype), key=key
@@ -263,6 +281,14 @@ class ByteLM(eqx.Module):
         first of them, or `BEGIN`: the second half of a call."""
         return self.outputs(readout, tokens.astype(jnp.int32), before, key=key)
 
+    def _check_tokens(self, tokens: Integer[Array, "steps bytes_per_step"]) -> None:
+        per_step = self.bytes_per_step
+        check_shape("tokens", tokens, "steps bytes_per_step", bytes_per_step=per_step)
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise TypeError(f"`tokens` must be integers, got {tokens.dtype}.")
+        if tokens.shape[0] == 0:
+            raise ValueError("`tokens` must hold at least 1 step, got none.")
+
     def _embed_context(self, context: Integer[Array, " source"] | None) -> Array | None:
         if context is None:
             return None
@@ -271,6 +297,7 @@ class ByteLM(eqx.Module):
                 "`context` was given to a model built without one; build it with "
                 "`use_context=True`."
             )
+        check_shape("context", context, "source")
         return self.contexts(context.astype(jnp.int32), self.dtype)
 
 

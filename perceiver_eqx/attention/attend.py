@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from ..checks import check_probabilities, check_shape
 from .blockwise import blockwise_average
 from .dense import dense_average
 from .masks import DenseMask, FullMask, Mask, StepMask
@@ -45,8 +46,9 @@ def attend(
         the attended values, in the dtype of `value`.
 
     Raises:
-        ValueError: if the mask's shape is not `(q_len, kv_len)`, or for an
-        unknown engine.
+        ValueError: for shapes that do not fit each other, a dropout outside [0, 1), or
+            an unknown engine.
+        TypeError: for a mask that is neither a `StepMask` nor Boolean.
 
     Source:
         Vaswani et al., "Attention Is All You Need" (2017), §3.2.
@@ -65,6 +67,11 @@ def attend_average(
     rng: PRNGKeyArray | None = None,
 ) -> SoftmaxAverage:
     """`attend`, returned as the average that `merge` can take further."""
+    check_shape("query", query, "q_len heads head_dim")
+    _, heads, head_dim = query.shape
+    check_shape("key", key, "kv_len heads head_dim", heads=heads, head_dim=head_dim)
+    check_shape("value", value, "kv_len heads v_dim", kv_len=key.shape[0], heads=heads)
+    check_probabilities(dropout=dropout)
     structured = _as_mask(mask, query.shape[0], key.shape[0])
     if engine == "auto":
         small = query.shape[0] * key.shape[0] <= DENSE_SCORES
@@ -83,6 +90,12 @@ def attend_average(
 def _as_mask(mask, q_len: int, kv_len: int) -> Mask:
     if mask is None:
         return FullMask(q_len, kv_len)
+    if not (isinstance(mask, StepMask) or getattr(mask, "dtype", "") == "bool"):
+        raise TypeError(
+            "`mask` must be a StepMask, a Boolean array (true where the row may see "
+            f"the column) or None, got {getattr(mask, 'dtype', type(mask))}; of an "
+            "additive mask, pass `mask == 0`."
+        )
     if mask.shape != (q_len, kv_len):
         raise ValueError(
             f"`mask` must have shape (q_len, kv_len) = {(q_len, kv_len)}, got "

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .dense import attention_scores, dense_average, keep_weights, state_dtype
 from .masks import Mask
-from .softmax import SoftmaxAverage, empty_average, merge
+from .softmax import SoftmaxAverage, empty_average, finite_top, merge
 
 
 TILE = 128  # rows and columns of a tile: 64 KiB of float32 scores a head
@@ -144,10 +144,11 @@ def _average_backward(average, cotangent, perturbed, arrays, mask, rng, tiles):
     query, key, value = arrays
     dtype = average.value.dtype
     d_value = _or_zeros(cotangent.value, average.value)
-    d_lse = _or_zeros(cotangent.lse, average.lse)
+    # All that depends on the log-sum-exp depends on `rest`.
+    d_lse = _or_zeros(cotangent.rest, average.rest)
     shift = d_lse - jnp.einsum("qhd,qhd->qh", d_value, average.value)
-    lse = jnp.where(jnp.isneginf(average.lse), 0.0, average.lse)
-    by_row = tuple(map(tiles.of_queries, (query, d_value, lse, shift)))
+    top, rest = finite_top(average.top), average.rest
+    by_row = tuple(map(tiles.of_queries, (query, d_value, top, rest, shift)))
     scale = query.shape[-1] ** -0.5
 
     def column_of_tiles(d_query, indexed):
@@ -155,10 +156,10 @@ def _average_backward(average, cotangent, perturbed, arrays, mask, rng, tiles):
 
         def add_tile(q_index, sums):
             d_query, d_key, d_value_ = sums
-            q_rows, d_rows, lse_rows, shift_rows = (x[q_index] for x in by_row)
+            q_rows, d_rows, top, rest, shift_rows = (x[q_index] for x in by_row)
             allowed = tiles.allowed(mask, q_index, k_index)
-            scores = attention_scores(q_rows, k_rows, allowed)
-            weights = jnp.exp(scores - lse_rows.T[..., None])
+            scores = attention_scores(q_rows, k_rows, allowed, dtype)
+            weights = jnp.exp(scores - top.T[..., None]) * jnp.exp(-rest.T[..., None])
             d_weights = jnp.einsum("qhd,khd->hqk", d_rows, v_rows.astype(dtype))
             dropped = weights
             tile_rng = tiles.rng(rng, q_index, k_index)

@@ -4,26 +4,26 @@ fastest for small sizes."""
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
-from .softmax import SoftmaxAverage
+from .softmax import SoftmaxAverage, average_of, finite_top, log_weight
 
 
-def state_dtype(*arrays: Array) -> jnp.dtype:
+def state_dtype(*inputs: Array | DTypeLike) -> jnp.dtype:
     """Precision of scores and softmax: float32, or more where an input has more."""
-    return jnp.result_type(jnp.float32, *arrays)
+    return jnp.result_type(jnp.float32, *inputs)
 
 
 def attention_scores(
     query: Float[Array, "q_len heads head_dim"],
     key: Float[Array, "kv_len heads head_dim"],
     allowed: Bool[Array, "q_len kv_len"],
+    dtype: DTypeLike,
 ) -> Float[Array, "heads q_len kv_len"]:
     """Scaled dot products, `-inf` where not allowed."""
-    dtype = state_dtype(query, key)
-    query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum("qhd,khd->hqk", query, key, preferred_element_type=dtype)
-    return jnp.where(allowed, scores, -jnp.inf)
+    # Scaling the query instead would round it where it is narrower than the scores.
+    return jnp.where(allowed, scores * query.shape[-1] ** -0.5, -jnp.inf)
 
 
 def keep_weights(
@@ -45,14 +45,10 @@ def dense_average(
 
     A row that may see nothing is the empty average: zero, with weight `-inf`.
     """
-    scores = attention_scores(query, key, allowed)
-    top = jax.lax.stop_gradient(scores.max(-1, initial=-jnp.inf))
-    top = jnp.where(jnp.isneginf(top), 0.0, top)
+    scores = attention_scores(query, key, allowed, state_dtype(query, key, value))
+    top = finite_top(jax.lax.stop_gradient(scores.max(-1, initial=-jnp.inf)))
     weights = jnp.exp(scores - top[..., None])
     total = weights.sum(-1)
-    empty = total == 0
-    total = jnp.where(empty, 1.0, total)
-    lse = jnp.where(empty, -jnp.inf, jnp.log(total) + top)
     if dropout and rng is not None:
         weights = weights * keep_weights(rng, dropout, weights.shape, weights.dtype)
     # Dividing the sums rather than the weights saves a pass over the scores.
@@ -62,4 +58,5 @@ def dense_average(
         value,
         preferred_element_type=weights.dtype,
     )
-    return SoftmaxAverage(lse=lse.T, value=sums / total.T[..., None])
+    safe = jnp.where(total == 0, 1.0, total)
+    return average_of(top.T, log_weight(total).T, sums / safe.T[..., None])

@@ -162,6 +162,8 @@ class FullMask(Mask):
 
 
 def _token_range(first, stop, steps: int, per_step: int) -> tuple:
-    first = jnp.clip(first, 0, steps) * per_step
-    stop = jnp.clip(stop, 0, steps) * per_step
+    first, stop = (
+        jnp.clip(jnp.asarray(step, jnp.int32), 0, steps) * per_step
+        for step in (first, stop)
+    )
     return first, stop

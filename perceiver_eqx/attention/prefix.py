@@ -7,26 +7,26 @@ what they saw up to the step before, merged with the step's own tokens: a prefix
 The scan goes over tiles of steps. Inside a tile every step averages its own tokens, and
 a small causal matrix of weights mixes those averages and the carried one. The backward
 pass keeps what is carried between tiles, and computes the rest again.
-
-What is carried holds its log-sum-exp in two parts, `top + rest`, where `rest` is small.
-Differences of large scores then lose nothing to rounding, and all numbers stay bounded
-at any length.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from ..checks import check_shape
 from .dense import state_dtype
-from .softmax import SoftmaxAverage, empty_average, merge
+from .softmax import (
+    SoftmaxAverage,
+    average_of,
+    empty_average,
+    finite_top,
+    log_weight,
+    merge,
+)
 
 
 TILE = 32  # steps: small against the tokens of a tile, large against a loop's overhead
-
-# Stands for a score of -inf: finite, so that the difference of two of them is a number.
-NOTHING = -1e30
 
 
 @jax.named_scope("pqx.prefix_attend")
@@ -48,8 +48,9 @@ def prefix_attend(
     Args:
         query: one query per latent and head.
         key, value: the tokens, grouped by step.
-        rate: recency, at least 0: a token that is `n` steps old has `rate * n` taken
-            off its score (the same softmax as `rate * step` added). `None` is 0.
+        rate: recency, at least 0 (not checked): a token that is `n` steps old has
+            `rate * n` taken off its score (the same softmax as `rate * step` added).
+            `None` is 0.
         initial: what was seen before the first step, as returned for earlier steps.
             It is one step old at the first step.
         context: what every step sees beside the tokens, and what never ages.
@@ -61,12 +62,23 @@ def prefix_attend(
         from.
 
     Raises:
-        ValueError: if there are no steps or no tokens in a step.
+        ValueError: for shapes that do not fit each other, no steps, or no tokens in a
+            step.
 
     Source:
         the seed's causal input cross-attention, as a scan of `merge`.
     """
+    check_shape("query", query, "latents heads head_dim")
+    latents, heads, head_dim = query.shape
+    known = {"latents": latents, "heads": heads, "head_dim": head_dim}
+    check_shape("key", key, "steps tokens heads head_dim", **known)
     steps, tokens = key.shape[:2]
+    known |= {"steps": steps, "tokens": tokens}
+    check_shape("value", value, "steps tokens heads v_dim", **known)
+    if rate is not None:
+        check_shape("rate", rate, "latents heads", **known)
+    if mask is not None:
+        check_shape("mask", mask, "steps tokens", **known)
     if steps == 0 or tokens == 0:
         raise ValueError(
             f"`key` must hold at least one step of one token, got {steps} steps of "
@@ -89,56 +101,33 @@ def prefix_attend(
         clock = jnp.minimum(jnp.arange(tile), length - 1)
         by_step = _step_averages(query, key, value, mask, dtype)
         seen = _prefixes(carried, by_step, rate, clock)
-        average = _joined(seen) if context is None else merge(_joined(seen), context)
+        average = seen if context is None else merge(seen, context)
         return jax.tree.map(lambda x: x[-1], seen), average.value.astype(value.dtype)
 
     if initial is None:
         initial = empty_average(query.shape[:2], value.shape[-1], dtype)
-    carried, out = lax.scan(attend_tile, _split(initial, dtype), (*by_tile, lengths))
-    return out.reshape(-1, *out.shape[2:])[:steps], _joined(carried)
+    start = jax.tree.map(lambda x: x.astype(dtype), initial)
+    final, out = lax.scan(attend_tile, start, (*by_tile, lengths))
+    return out.reshape(-1, *out.shape[2:])[:steps], final
 
 
-class _Split(eqx.Module):
-    """A softmax average whose log-sum-exp is `top + rest`. Any float near it serves as
-    `top`, so no gradient goes through `top`: all of it goes through `rest`."""
-
-    top: Float[Array, "*rows"]
-    rest: Float[Array, "*rows"]
-    value: Float[Array, "*rows v_dim"]
-
-
-def _split(average: SoftmaxAverage, dtype) -> _Split:
-    empty = jnp.isneginf(average.lse)
-    lse = jnp.where(empty, 0.0, average.lse).astype(dtype)
-    top = lax.stop_gradient(lse)
-    return _Split(
-        top=jnp.where(empty, NOTHING, top),
-        rest=lse - top,
-        value=average.value.astype(dtype),
-    )
-
-
-def _joined(split: _Split) -> SoftmaxAverage:
-    empty = split.top <= NOTHING / 2
-    lse = jnp.where(empty, -jnp.inf, split.top + jnp.where(empty, 0.0, split.rest))
-    return SoftmaxAverage(lse=lse, value=split.value)
-
-
-def _step_averages(query, key, value, mask, dtype) -> _Split:
+def _step_averages(query, key, value, mask, dtype) -> SoftmaxAverage:
     """Each step's tokens, averaged on their own."""
     scores = jnp.einsum("chd,tihd->tchi", query, key, preferred_element_type=dtype)
     scores = scores * query.shape[-1] ** -0.5
     scores = jnp.where(mask[:, None, None, :], scores, -jnp.inf)
-    top = lax.stop_gradient(jnp.maximum(scores.max(-1), NOTHING))
+    top = finite_top(lax.stop_gradient(scores.max(-1)))
     weights = jnp.exp(scores - top[..., None])
     total = weights.sum(-1)
-    total = jnp.where(total == 0, 1.0, total)
-    weights = (weights / total[..., None]).astype(value.dtype)
+    safe = jnp.where(total == 0, 1.0, total)
+    weights = (weights / safe[..., None]).astype(value.dtype)
     mean = jnp.einsum("tchi,tihd->tchd", weights, value, preferred_element_type=dtype)
-    return _Split(top=top, rest=jnp.log(total), value=mean)
+    return average_of(top, log_weight(total), mean)
 
 
-def _prefixes(carried: _Split, by_step: _Split, rate, clock) -> _Split:
+def _prefixes(
+    carried: SoftmaxAverage, by_step: SoftmaxAverage, rate, clock
+) -> SoftmaxAverage:
     """The average over all up to each step: what was carried (column 0) and the steps
     of this tile, each lighter by its age."""
     columns = jax.tree.map(
@@ -146,20 +135,33 @@ def _prefixes(carried: _Split, by_step: _Split, rate, clock) -> _Split:
     )
     age = clock[:, None] - jnp.arange(-1, clock.size)
     seen = (age >= 0)[..., None, None]
-    rest = columns.rest - rate * age[..., None, None]
-    top = lax.stop_gradient(
-        jnp.max(columns.top + rest, axis=1, initial=-jnp.inf, where=seen)
-    )
-    logits = (columns.top - top[:, None]) + rest
-    weights = jnp.where(seen, jnp.exp(jnp.where(seen, logits, 0.0)), 0.0)
-    total = weights.sum(1)
-    mean = jnp.einsum(
+    loss = rate * age[..., None, None]
+    tops = lax.stop_gradient(jnp.where(seen, columns.top - loss, -jnp.inf))
+    top = finite_top(tops.max(1))
+    # Large numbers cancel first: what is left is small, and rounded little.
+    scores = (columns.top - top[:, None]) - loss
+    weights = jnp.exp(jnp.where(seen, scores, -jnp.inf)) * jnp.exp(columns.rest)
+    old, new = weights[:, 0], weights[:, 1:].sum(1)
+    total = old + new
+    safe = jnp.where(total == 0, 1.0, total)
+    moved = jnp.einsum(
         "tjch,jchd->tchd",
-        weights / total[:, None],
-        columns.value,
+        weights[:, 1:] / safe[:, None],
+        by_step.value,
         precision=lax.Precision.HIGHEST,
     )
-    return _Split(top=top, rest=jnp.log(total), value=mean)
+    # As in `merge`: where the carried average weighs most, it is moved a little.
+    leads = old > new
+    ratio = jnp.where(leads, new / jnp.where(leads, old, 1.0), 0.0)
+    start = jnp.where(leads, scores[:, 0] + carried.rest, 0.0)
+    rest = jnp.where(leads, start + jnp.log1p(ratio), log_weight(total))
+    old, new = ((x / safe)[..., None] for x in (old, new))
+    mean = jnp.where(
+        leads[..., None],
+        carried.value + (moved - new * carried.value),
+        moved + old * carried.value,
+    )
+    return average_of(top, rest, mean)
 
 
 def _cut(x: Array, count: int, tile: int) -> Array:

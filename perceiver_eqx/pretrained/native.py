@@ -24,12 +24,28 @@ def save(path: str | os.PathLike, model: ByteLM) -> None:
     Args:
         path: the file, `.safetensors` by custom. One that exists is replaced.
         model: its parameters and the arguments that it was built with.
+
+    Raises:
+        TypeError: for a model that is no `ByteLM`.
+        ValueError: the model's arrays are not those that its arguments describe.
+        FileNotFoundError, IsADirectoryError: the path's folder is missing, or the path
+            is a folder.
     """
     path = Path(path)
+    if not isinstance(model, ByteLM):
+        raise TypeError(f"`model` must be a ByteLM, got {type(model).__name__}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"`path` must lie in a folder that exists, {str(path.parent)!r} does not."
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"`path` must be a file, {str(path)!r} is a folder.")
+    arrays = _named_arrays(model)
+    _check_arrays("`model`", _named_arrays(_built(model.hyperparameters)), arrays)
     # One entry, since the file's order of several is not the same every time.
     header = {FORMAT: json.dumps(model.hyperparameters)}
     draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(serialize(_named_arrays(model), metadata=header))
+    draft.write_bytes(serialize(arrays, metadata=header))
     os.replace(draft, path)
 
 
@@ -53,10 +69,10 @@ def load(path: str | os.PathLike) -> ByteLM:
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            shapes = {name: file.get_slice(name) for name in file.keys()}
+            slices = {name: file.get_slice(name) for name in file.keys()}
             model = _describe(path, header)
             expected = _named_arrays(model)
-            _check_arrays(path, expected, shapes)
+            _check_arrays(repr(str(path)), expected, slices)
             found = {name: jnp.asarray(file.get_tensor(name)) for name in expected}
     except SafetensorError as error:
         raise ValueError(
@@ -76,29 +92,35 @@ def _describe(path: Path, header: dict[str, str]) -> ByteLM:
         )
     try:
         arguments = json.loads(header[FORMAT])
-        return eqx.filter_eval_shape(lambda: ByteLM(**arguments, key=jr.key(0)))
+        return _built(arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the header of {str(path)!r} does not describe a model: {error}."
         ) from error
 
 
-def _check_arrays(path: Path, expected: dict, found: dict) -> None:
+def _built(arguments: dict) -> ByteLM:
+    """The model of these arguments, with shapes in the place of arrays."""
+    return eqx.filter_eval_shape(lambda: ByteLM(**arguments, key=jr.key(0)))
+
+
+def _check_arrays(where: str, expected: dict, found: dict) -> None:
     for name in sorted(expected.keys() | found.keys()):
         want = _shape(expected[name]) if name in expected else "nothing"
-        have = "nothing"
-        if name in found:
-            have = tuple(found[name].get_shape()), found[name].get_dtype()
+        have = _shape(found[name]) if name in found else "nothing"
         if want != have:
             raise ValueError(
-                f"{str(path)!r} must hold {want} under {name!r}, as its header says, "
-                f"found {have}."
+                f"{where} must hold {want} under {name!r}, as its arguments say, found "
+                f"{have}."
             )
 
 
 def _shape(array) -> tuple[tuple[int, ...], str]:
+    """Of an array, or of one in a file that is not read yet."""
+    if hasattr(array, "get_shape"):
+        return tuple(array.get_shape()), array.get_dtype()
     kinds = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F16"}
-    return tuple(array.shape), kinds[str(array.dtype)]
+    return tuple(array.shape), kinds.get(str(array.dtype), str(array.dtype))
 
 
 def _named_arrays(model: ByteLM) -> dict:

@@ -74,6 +74,20 @@ def test_a_header_of_another_kind_is_refused(file, header, message):
         load(file)
 
 
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    model = byte_lm(3, num_layers=1)
+    half = eqx.tree_at(
+        lambda m: m.perceiver.encoder.latents, model, replace_fn=lambda x: x[:1]
+    )
+    with pytest.raises(ValueError, match=rf"`model` must hold .* under '{NAME}'"):
+        save(tmp_path / "model", half)
+    with pytest.raises(FileNotFoundError, match="`path` must lie in a folder that"):
+        save(tmp_path / "missing" / "model", model)
+    with pytest.raises(IsADirectoryError, match="`path` must be a file"):
+        save(tmp_path, model)
+    assert list(tmp_path.iterdir()) == []
+
+
 NAME = "perceiver.encoder.latents"
 
 

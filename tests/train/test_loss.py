@@ -47,6 +47,18 @@ def test_in_any_chunks_loss_and_gradients_are_those_of_the_whole(
     assert_gradients_close(gradients, expected_gradients)
 
 
+def test_float64_goes_through_chunks_too():
+    with jax.enable_x64(True):
+        model = byte_lm(3, num_layers=1, dtype="float64")
+        data, length = byte_inputs(0)[0].ravel(), jnp.array(LENGTH)
+        whole, chunks = (
+            eqx.filter_jit(sequence_bits)(model, data, length, chunk_steps=steps)
+            for steps in (STEPS, 4)
+        )
+        assert chunks.dtype == jnp.float64
+        assert_close(chunks, whole, "float64")
+
+
 def test_bytes_past_the_length_do_not_count():
     model = byte_lm(3, num_layers=1)
     data = byte_inputs(0)[0].ravel()

@@ -37,6 +37,7 @@ def test_every_command_has_help(capsys, command):
         ),
         (["train", "smoke", "--model.num-heads", "3"], "multiple of twice `num_heads`"),
         (["train", "smoke", "--data.path", "/nowhere"], "/nowhere"),
+        (["train", "smoke", "--out", __file__], "`out` must be a folder that can be"),
         (["sample", "--model", "/nowhere.safetensors"], "no model file at"),
         (["sample", "--top-p", "0"], "`top_p` must lie in"),
     ],

@@ -139,18 +139,13 @@ def split(
     ):
         segment_bytes //= 2
 
-    segments = [
-        segment
-        for file, size in zip(files, sizes, strict=True)
-        for segment in _segments(file, size, segment_bytes)
-    ]
+    segments = cut(files, segment_bytes)
     digests = {segment.digest for segment in segments}
     if len(digests) < 2:
         raise ValueError(
             "`files` must hold two segments of different content, one to train on and "
             f"one to hold out; {sum(sizes)} bytes in {len(sizes)} file(s), cut every "
-            f"{segment_bytes} bytes, hold {len(digests)}. Add data, or lower "
-            "`segment_bytes`."
+            f"{segment_bytes} bytes, hold {len(digests)}. Add data, or cut it finer."
         )
     low = {digest for digest in digests if _share(digest) < validation_fraction}
     held_out = (low | {min(digests)}) - {max(digests)}
@@ -160,7 +155,23 @@ def split(
     )
 
 
-def _segments(file: Path, size: int, segment_bytes: int) -> Iterator[Segment]:
+def cut(files: Sequence[Path], segment_bytes: int = 1 << 20) -> tuple[Segment, ...]:
+    """Cuts files into segments, and keeps them all.
+
+    Args:
+        files: as `find_files` gives them.
+        segment_bytes: as in `split`.
+
+    Raises:
+        ValueError: a file shrank while it was read.
+    """
+    return tuple(
+        segment for file in files for segment in _segments(file, segment_bytes)
+    )
+
+
+def _segments(file: Path, segment_bytes: int) -> Iterator[Segment]:
+    size = file.stat().st_size
     with file.open("rb") as opened:
         for start in range(0, size, segment_bytes):
             length = min(segment_bytes, size - start)

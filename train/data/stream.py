@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from .files import Segment, changed, find_files, fingerprint, split
+from .files import Segment, changed, cut, find_files, fingerprint, split
 
 
 _OPEN_MAPS = 64
@@ -33,6 +33,18 @@ def open_split(
     """
     train, held_out = split(find_files(path), validation_fraction=validation_fraction)
     return ByteStream(train), ByteStream(held_out), fingerprint((*train, *held_out))
+
+
+def open_all(path: Path | None) -> "ByteStream":
+    """Opens a file or folder as one stream of all its bytes, in the order of its files.
+
+    Args:
+        path: as `find_files` takes it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_files` and `cut` raise them.
+    """
+    return ByteStream(cut(find_files(path)))
 
 
 class ByteStream:
