@@ -64,8 +64,8 @@ MUTANTS = (
     Mutant(
         "scale missing in attend",
         "perceiver_eqx/attention/dense.py",
-        "query = query * query.shape[-1] ** -0.5",
-        "query = query * 1.0",
+        "jnp.where(allowed, scores * query.shape[-1] ** -0.5, -jnp.inf)",
+        "jnp.where(allowed, scores, -jnp.inf)",
         ATTEND + "test_an_engine_equals_the_oracle_forward_and_backward",
     ),
     Mutant(
@@ -126,6 +126,14 @@ MUTANTS = (
         "return jax.tree.map(lambda x: x[-1], seen), average",
         "return carried, average",
         PREFIX + "test_it_equals_the_dense_oracle_forward_and_backward",
+    ),
+    Mutant(
+        "what rounding takes from the log-sum-exp dropped",
+        "perceiver_eqx/attention/softmax.py",
+        "rest = lost + (rest - addend)",
+        "rest = (rest - addend)",
+        PREFIX + "test_a_stream_of_single_steps_beside_a_context_loses_nothing_to_"
+        "rounding",
     ),
     Mutant(
         "ring of past keys off by one",
