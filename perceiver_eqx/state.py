@@ -59,6 +59,8 @@ class KeyValueCache(eqx.Module):
             )
             cache = KeyValueCache(all_keys[steps:], all_values[steps:], rolling=True)
             query_start, key_start = capacity, jnp.maximum(capacity - past_steps, 0)
+            if capacity == 0:
+                key_start = 0
         else:
             start = (past_steps, 0, 0, 0)
             all_keys = lax.dynamic_update_slice(

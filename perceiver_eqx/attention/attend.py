@@ -8,12 +8,14 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..checks import check_probabilities, check_shape
 from .blockwise import blockwise_average
+from .cudnn import CudnnKernel
 from .dense import dense_average
 from .masks import DenseMask, FullMask, Mask, StepMask
+from .parts import block_causal
 from .softmax import SoftmaxAverage
 
 
-Engine = Literal["auto", "dense", "blockwise"]
+Engine = Literal["auto", "dense", "blockwise", "cudnn"]
 
 # Up to this many scores a head, the dense engine is faster than tiles and small.
 DENSE_SCORES = 128 * 128
@@ -38,21 +40,32 @@ def attend(
         mask: a `StepMask`, a Boolean array (true where the row may see the column), or
             `None` to see everything. A row that may see nothing returns zeros.
         engine: `"dense"` holds every score; `"blockwise"` takes memory linear in the
-            lengths and skips tiles that the mask rules out; `"auto"` takes the first
-            for small sizes only.
+            lengths and skips tiles that the mask rules out; `"cudnn"` is NVIDIA's fused
+            kernel, for block-causal masks in half precision. `"auto"` takes the first
+            for small sizes, and the last where it can.
         dropout: probability in [0, 1) of leaving out a weight, used if `rng` is given.
 
     Returns:
         the attended values, in the dtype of `value`.
 
     Raises:
-        ValueError: for shapes that do not fit each other, a dropout outside [0, 1), or
-            an unknown engine.
+        ValueError: for shapes that do not fit each other, a dropout outside [0, 1), an
+            unknown engine, or one that cannot serve the mask.
         TypeError: for a mask that is neither a `StepMask` nor Boolean.
 
     Source:
         Vaswani et al., "Attention Is All You Need" (2017), §3.2.
     """
+    refusal = _refusal_of_cudnn(query, key, value, mask, dropout, rng)
+    if engine == "cudnn" and refusal is not None:
+        raise ValueError(
+            f"`engine` 'cudnn' cannot serve this call: {refusal}. Pass 'auto'."
+        )
+    large = query.shape[0] * key.shape[0] > DENSE_SCORES
+    if engine == "cudnn" or (engine == "auto" and large and refusal is None):
+        assert isinstance(mask, StepMask)
+        per_step, window = mask.queries_per_step, mask.window
+        return block_causal(query, key, value, per_step, window, CudnnKernel())
     average = attend_average(query, key, value, mask, engine, dropout, rng)
     return average.value.astype(value.dtype)
 
@@ -83,8 +96,24 @@ def attend_average(
     if engine == "blockwise":
         return blockwise_average(query, key, value, structured, dropout, rng)
     raise ValueError(
-        f"`engine` must be 'auto', 'dense' or 'blockwise', got {engine!r}."
+        f"`engine` must be 'auto', 'dense', 'blockwise' or 'cudnn', got {engine!r}."
     )
+
+
+def _refusal_of_cudnn(query, key, value, mask, dropout, rng) -> str | None:
+    """Why the cuDNN engine cannot serve a call; `None` if it can."""
+    dtypes = {query.dtype, key.dtype, value.dtype}
+    if len(dtypes) > 1 or query.dtype not in (jnp.bfloat16, jnp.float16):
+        return "query, key and value must all be bfloat16 or all float16"
+    if query.shape[-1] % 8 or query.shape[-1] > 128 or query.shape != value.shape:
+        return "heads must have up to 128 channels, a multiple of 8, values the same"
+    if not isinstance(mask, StepMask) or not mask.is_square:
+        return "the mask must be a StepMask of the same steps for queries and keys"
+    if dropout and rng is not None:
+        return "it has no dropout"
+    if jax.default_backend() != "gpu":
+        return "there is no NVIDIA GPU"
+    return None
 
 
 def _as_mask(mask, q_len: int, kv_len: int) -> Mask:

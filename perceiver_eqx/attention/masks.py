@@ -88,6 +88,18 @@ class StepMask(Mask):
             self.key_steps * self.keys_per_step,
         )
 
+    @property
+    def is_square(self) -> bool:
+        """Whether queries and keys are those of the same steps, as many of each."""
+        return (
+            self.query_steps == self.key_steps
+            and self.queries_per_step == self.keys_per_step
+            and all(
+                isinstance(start, int) and start == 0
+                for start in (self.query_start, self.key_start)
+            )
+        )
+
     def allows(
         self, rows: Int[Array, " rows"], columns: Int[Array, " columns"]
     ) -> Bool[Array, "rows columns"]:
