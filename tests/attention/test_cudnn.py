@@ -8,7 +8,7 @@ import pytest
 from perceiver_eqx import StepMask, attend
 from perceiver_eqx.attention.cudnn import CudnnKernel
 from perceiver_eqx.attention.parts import CausalKernel
-from tests.helpers import TOLERANCE, attention_oracle, normals, relative_error
+from tests.helpers import attention_oracle, normals, relative_error
 
 
 on_gpu = pytest.mark.skipif(
@@ -40,7 +40,8 @@ def test_it_equals_the_oracle_forward_and_backward(
 
     expected = attention_oracle(*arrays[:3], np.asarray(mask.dense()), arrays[3])
     for found, wanted in zip(run(*arrays), expected, strict=True):
-        assert relative_error(found, wanted) <= TOLERANCE["bfloat16"]
+        # One rounding to bfloat16 is 2e-3; a rounded log-sum-exp would cost 8e-3.
+        assert relative_error(found, wanted) <= 4e-3
 
 
 def test_the_kernel_is_what_the_parts_ask_for():
