@@ -42,7 +42,7 @@ def test_a_bad_value_is_refused_with_name_rule_and_value(check, message):
 
 @pytest.mark.parametrize("size", [True, 2.0])
 def test_a_size_that_is_no_whole_number_is_refused(size):
-    with pytest.raises((TypeError, Exception), match="steps|sizes"):
+    with pytest.raises(TypeError, match="steps|sizes"):
         check_sizes(steps=size)
 
 

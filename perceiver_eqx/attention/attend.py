@@ -56,6 +56,7 @@ def attend(
     Source:
         Vaswani et al., "Attention Is All You Need" (2017), §3.2.
     """
+    _check(query, key, value, mask, dropout)
     refusal = _refusal_of_cudnn(query, key, value, mask, dropout, rng)
     if engine == "cudnn" and refusal is not None:
         raise ValueError(
@@ -80,11 +81,7 @@ def attend_average(
     rng: PRNGKeyArray | None = None,
 ) -> SoftmaxAverage:
     """`attend`, returned as the average that `merge` can take further."""
-    check_shape("query", query, "q_len heads head_dim")
-    _, heads, head_dim = query.shape
-    check_shape("key", key, "kv_len heads head_dim", heads=heads, head_dim=head_dim)
-    check_shape("value", value, "kv_len heads v_dim", kv_len=key.shape[0], heads=heads)
-    check_probabilities(dropout=dropout)
+    _check(query, key, value, mask, dropout)
     structured = _as_mask(mask, query.shape[0], key.shape[0])
     if engine == "auto":
         small = query.shape[0] * key.shape[0] <= DENSE_SCORES
@@ -98,6 +95,16 @@ def attend_average(
     raise ValueError(
         f"`engine` must be 'auto', 'dense', 'blockwise' or 'cudnn', got {engine!r}."
     )
+
+
+def _check(query, key, value, mask, dropout: float) -> None:
+    check_shape("query", query, "q_len heads head_dim")
+    q_len, heads, head_dim = query.shape
+    check_shape("key", key, "kv_len heads head_dim", heads=heads, head_dim=head_dim)
+    kv_len = key.shape[0]
+    check_shape("value", value, "kv_len heads v_dim", kv_len=kv_len, heads=heads)
+    check_probabilities(dropout=dropout)
+    _as_mask(mask, q_len, kv_len)
 
 
 def _refusal_of_cudnn(query, key, value, mask, dropout, rng) -> str | None:

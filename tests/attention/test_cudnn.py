@@ -48,6 +48,12 @@ def test_the_kernel_is_what_the_parts_ask_for():
     assert isinstance(CudnnKernel(), CausalKernel)
 
 
+def test_a_mask_of_another_size_is_refused_before_any_kernel_is_chosen():
+    x = jnp.zeros((8, 2, 16), jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"`mask` must have shape .* got \(12, 12\)"):
+        attend(x, x, x, StepMask(3, 3, 4, 4), engine="cudnn")
+
+
 @pytest.mark.parametrize(
     ("mask", "dtype", "message"),
     [
