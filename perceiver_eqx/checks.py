@@ -1,5 +1,6 @@
 """Clear errors for bad arguments: each names the argument, the rule and the value."""
 
+import jax
 import numpy as np
 from jaxtyping import Array
 
@@ -42,12 +43,17 @@ def check_probabilities(**probabilities: float) -> None:
             raise ValueError(f"`{name}` must lie in [0, 1), got {probability}.")
 
 
-def check_shape(name: str, array: Array | np.ndarray, axes: str, **sizes: int) -> None:
+def check_shape(
+    name: str,
+    array: Array | np.ndarray | jax.ShapeDtypeStruct,
+    axes: str,
+    **sizes: int,
+) -> None:
     """Refuse an array of another shape.
 
     Args:
         name: of the argument.
-        array: the argument.
+        array: the argument, or its shape.
         axes: names of its axes, in order, separated by spaces.
         sizes: of those axes that are given from elsewhere; any others fit as they are.
 

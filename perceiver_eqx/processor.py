@@ -8,6 +8,7 @@ import jax.random as jr
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
+from .attention.softmax import ATTENDED
 from .layers import LayerNorm, SelfAttentionBlock
 from .state import KeyValueCache, empty_cache
 
@@ -40,8 +41,8 @@ class CausalProcessor(eqx.Module):
             num_layers: blocks, at least 1. Their parameters are stacked.
             dim, num_heads, mlp_widening, dropout, attention_dropout: of a block.
             window: how many steps a latent sees, its own included; `None` for all.
-            remat: compute each layer again in the backward pass, so that memory does
-                not grow with depth.
+            remat: compute each layer again in the backward pass, all but its attention,
+                so that a layer leaves two arrays of latents and not some twenty.
 
         Raises:
             ValueError: if `dim` is not a multiple of twice `num_heads`.
@@ -84,6 +85,7 @@ class CausalProcessor(eqx.Module):
             dtype=dtype,
         )
 
+    @jax.named_scope("pqx.processor")
     def __call__(
         self,
         x: Float[Array, "steps rows dim"],
@@ -108,6 +110,8 @@ class CausalProcessor(eqx.Module):
             block = eqx.combine(arrays, static)
             return block(x, cache, past_steps, self.window, key=key)
 
-        layer = jax.checkpoint(layer) if self.remat else layer
+        if self.remat:
+            policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+            layer = jax.checkpoint(layer, policy=policy)
         x, cache = lax.scan(layer, x, (arrays, cache, keys))
         return self.norm(x), cache

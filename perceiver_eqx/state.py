@@ -31,7 +31,8 @@ class KeyValueCache(eqx.Module):
     """Keys and values of past steps, before any positions are applied.
 
     A rolling cache keeps the newest steps; that is all a finite window needs. One that
-    does not roll has room for every step up to a declared maximum.
+    does not roll has room for every step up to a declared maximum. Steps lie in order,
+    from the first place on; places after them are empty, and no step sees them.
     """
 
     keys: Float[Array, "*layers capacity rows heads head_dim"]
@@ -53,28 +54,26 @@ class KeyValueCache(eqx.Module):
         """
         capacity, (steps, rows) = self.keys.shape[0], keys.shape[:2]
         if self.rolling:
-            all_keys = jnp.concatenate([self.keys, keys.astype(self.keys.dtype)])
-            all_values = jnp.concatenate(
-                [self.values, values.astype(self.values.dtype)]
-            )
-            cache = KeyValueCache(all_keys[steps:], all_values[steps:], rolling=True)
-            query_start, key_start = capacity, jnp.maximum(capacity - past_steps, 0)
-            if capacity == 0:
-                key_start = 0
+            held = 0 if capacity == 0 else jnp.minimum(past_steps, capacity)
+            first_kept = jnp.maximum(held + steps - capacity, 0)
         else:
-            start = (past_steps, 0, 0, 0)
-            all_keys = lax.dynamic_update_slice(
-                self.keys, keys.astype(self.keys.dtype), start
+            held, first_kept = past_steps, 0
+        room = steps if self.rolling else 0
+
+        def with_new(past, new):
+            past = jnp.pad(past, [(0, room)] + [(0, 0)] * 3)
+            return lax.dynamic_update_slice_in_dim(
+                past, new.astype(past.dtype), held, 0
             )
-            all_values = lax.dynamic_update_slice(
-                self.values, values.astype(self.values.dtype), start
-            )
-            cache = KeyValueCache(all_keys, all_values, rolling=False)
-            query_start, key_start = past_steps, 0
-        mask = StepMask(
-            steps, all_keys.shape[0], rows, rows, window, query_start, key_start
+
+        all_keys, all_values = with_new(self.keys, keys), with_new(self.values, values)
+        kept = (
+            lax.dynamic_slice_in_dim(x, first_kept, capacity, 0)
+            for x in (all_keys, all_values)
         )
-        return Visible(all_keys, all_values, mask), cache
+        mask = StepMask(steps, capacity + room, rows, rows, window, held)
+        visible = Visible(all_keys, all_values, mask)
+        return visible, KeyValueCache(*kept, rolling=self.rolling)
 
 
 def empty_cache(

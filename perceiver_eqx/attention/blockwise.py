@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .dense import attention_scores, dense_average, keep_weights, state_dtype
 from .masks import Mask
-from .softmax import SoftmaxAverage, empty_average, finite_top, merge
+from .softmax import ATTENDED, SoftmaxAverage, empty_average, finite_top, merge
 
 
 TILE = 128  # rows and columns of a tile: 64 KiB of float32 scores a head
@@ -133,7 +134,7 @@ def _average(arrays, mask: Mask, rng, tiles: _Tiles) -> SoftmaxAverage:
 @_average.def_fwd
 def _average_forward(perturbed, arrays, mask, rng, tiles):
     del perturbed
-    average = _average(arrays, mask, rng, tiles)
+    average = checkpoint_name(_average(arrays, mask, rng, tiles), ATTENDED)
     return average, average
 
 

@@ -46,11 +46,13 @@ class StepMask(Mask):
         queries_per_step, keys_per_step: rows and columns of a step, at least 1.
         window: how many steps a row sees, its own included; `None` for all before it.
         query_start: the key step at which the first query step stands. Not 0 when past
-            keys come before the queries' own, as in streaming. May be traced.
-        key_start: key steps before this one hold nothing yet. May be traced.
+            keys come before the queries' own, as in streaming. May be traced. The last
+            query step must stand at a key step too.
+        key_start: key steps before this one hold nothing. May be traced.
 
     Raises:
-        ValueError: for a size or window below 1.
+        ValueError: for a size or window below 1, or query steps past the last key step
+            (not seen where `query_start` is traced).
 
     Source:
         the seed's `tril(ones((C, C, T, T)))`, rearranged to
@@ -80,24 +82,18 @@ class StepMask(Mask):
                 f"`window` must be at least 1 step (the own one), got {self.window}; "
                 "pass None to see every step before."
             )
+        start = self.query_start
+        if isinstance(start, int) and start + self.query_steps > self.key_steps:
+            raise ValueError(
+                "`query_steps` from `query_start` on must be key steps, got "
+                f"{self.query_steps} from {start} on, of {self.key_steps} `key_steps`."
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
         return (
             self.query_steps * self.queries_per_step,
             self.key_steps * self.keys_per_step,
-        )
-
-    @property
-    def is_square(self) -> bool:
-        """Whether queries and keys are those of the same steps, as many of each."""
-        return (
-            self.query_steps == self.key_steps
-            and self.queries_per_step == self.keys_per_step
-            and all(
-                isinstance(start, int) and start == 0
-                for start in (self.query_start, self.key_start)
-            )
         )
 
     def allows(
@@ -145,6 +141,26 @@ class DenseMask(Mask):
     def allows(self, rows, columns):
         # Engines pad their tiles: indices past the end are cut off there.
         return self.allowed[rows][:, columns]
+
+    def columns_of(self, first_row, last_row) -> tuple:
+        return 0, self.shape[1]
+
+    def rows_of(self, first_column, last_column) -> tuple:
+        return 0, self.shape[0]
+
+
+class KeyMask(Mask):
+    """Every row sees the same columns, those where `allowed` is true."""
+
+    q_len: int = eqx.field(static=True)
+    allowed: Bool[Array, " kv_len"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.q_len, self.allowed.shape[0]
+
+    def allows(self, rows, columns):
+        return jnp.broadcast_to(self.allowed[columns], (rows.size, columns.size))
 
     def columns_of(self, first_row, last_row) -> tuple:
         return 0, self.shape[1]

@@ -1,23 +1,29 @@
-"""Block-causal attention out of a plain causal kernel and the few pairs that it misses.
+"""Attention between steps out of a plain causal kernel, and the pairs that it misses.
 
-Rows of a step see each other, and so `StepMask` with as many queries as keys a step is
-plain causal attention over the rows but for two small parts: inside a step, the keys
-that come after the row; with a window, at the oldest step that is seen, the keys before
-the row's own place. Each part is averaged on its own and merged. Backward, each part
-takes its gradient under the merged average, and they add; a kernel's own log-sum-exp is
-never differentiated.
+With as many queries as keys a step, attention under a `StepMask` is plain causal
+attention over the rows, but for the few pairs of `pairs`. Other numbers of queries and
+keys are cut into such squares: 8 queries and 20 keys a step into two squares of 8, then
+two of 4 beside each other. Each square is a sequence of rows of its own, and attention
+over all of them is the merge of their averages.
+
+Backward, each square takes its gradient under the merged output and log-sum-exp, and
+they add; the log-sum-exp of a kernel is never differentiated.
 """
 
-from functools import partial
+from collections.abc import Iterator
+from functools import partial, reduce
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Bool, Float
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
 
-from .dense import attention_scores, dense_average, state_dtype
-from .softmax import SoftmaxAverage, empty_average, merge
+from .masks import StepMask
+from .pairs import StepPairs, add_pair_gradients, merge_pairs
+from .softmax import ATTENDED, SoftmaxAverage, merge, merge_all
 
 
 @runtime_checkable
@@ -27,7 +33,7 @@ class CausalKernel(Protocol):
 
     def forward(
         self, query: Array, key: Array, value: Array, rows_back: int | None
-    ) -> tuple[Float[Array, "rows heads v_dim"], Float[Array, "rows heads"]]:
+    ) -> tuple[Float[Array, "rows heads v_dim"], Float[Array, "heads rows"]]:
         """The output, and its log-sum-exp in float32."""
         ...
 
@@ -37,7 +43,7 @@ class CausalKernel(Protocol):
         key: Array,
         value: Array,
         out: Array,
-        lse: Float[Array, "rows heads"],
+        lse: Float[Array, "heads rows"],
         d_out: Array,
         rows_back: int | None,
     ) -> tuple[Array, Array, Array]:
@@ -46,132 +52,184 @@ class CausalKernel(Protocol):
         ...
 
 
-class _Part(NamedTuple):
-    """Pairs of rows of step `t` and keys of step `t - steps_back`."""
+class StepSizes(NamedTuple):
+    """Rows and columns of a step, and how many steps a row sees (`None` for all)."""
 
-    steps_back: int
-    allowed: Bool[Array, "rows_per_step rows_per_step"]
+    queries: int
+    keys: int
+    window: int | None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def block_causal(
-    query: Float[Array, "rows heads head_dim"],
-    key: Float[Array, "rows heads head_dim"],
-    value: Float[Array, "rows heads v_dim"],
-    per_step: int,
-    window: int | None,
+def attend_mask(
+    query: Float[Array, "q_len heads head_dim"],
+    key: Float[Array, "kv_len heads head_dim"],
+    value: Float[Array, "kv_len heads v_dim"],
+    mask: StepMask,
     kernel: CausalKernel,
-) -> Float[Array, "rows heads v_dim"]:
-    """Attention under `StepMask(steps, steps, per_step, per_step, window)`.
+) -> Float[Array, "q_len heads v_dim"]:
+    """Attention under a mask whose `key_start` is 0.
+
+    Queries of some of the steps are laid among rows of zeros, one row for each that the
+    other steps would have; so the work is that of all key steps.
+    """
+    per_step, start = mask.queries_per_step, mask.query_start
+    sizes = StepSizes(per_step, mask.keys_per_step, mask.window)
+    steps = mask.key_steps
+    if isinstance(start, int):
+        steps = start + mask.query_steps
+        key, value = (x[: steps * mask.keys_per_step] for x in (key, value))
+    if steps == mask.query_steps:
+        return attend_steps(query, key, value, sizes, kernel)
+    rows = jnp.zeros((steps * per_step, *query.shape[1:]), query.dtype)
+    rows = lax.dynamic_update_slice_in_dim(rows, query, start * per_step, 0)
+    out = jnp.asarray(attend_steps(rows, key, value, sizes, kernel))
+    return lax.dynamic_slice_in_dim(out, start * per_step, query.shape[0], 0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def attend_steps(
+    query: Float[Array, "q_len heads head_dim"],
+    key: Float[Array, "kv_len heads head_dim"],
+    value: Float[Array, "kv_len heads v_dim"],
+    sizes: StepSizes,
+    kernel: CausalKernel,
+) -> Float[Array, "q_len heads v_dim"]:
+    """Attention under `StepMask(steps, steps, queries, keys, window)`.
 
     Args:
-        query, key, value: whole steps of `per_step` rows each.
-        per_step: rows of a step.
-        window: how many steps a row sees, its own included; `None` for all.
+        query, key, value: the same whole steps, of `sizes.queries` and `sizes.keys`
+            rows each.
         kernel: what does the causal part.
 
     Source:
         Dao et al., "FlashAttention" (2022), §3.1, for gradients from the merged output
         and log-sum-exp.
     """
-    return _forward(query, key, value, per_step, window, kernel)[0]
+    return _forward(query, key, value, sizes, kernel)[0]
 
 
-def _forward(query, key, value, per_step, window, kernel):
-    out, lse = kernel.forward(query, key, value, _rows_back(per_step, window))
-    dtype = state_dtype(query, key, value)
-    average = SoftmaxAverage(lse.astype(dtype), out.astype(dtype))
-    for part in _parts(query.shape[0] // per_step, per_step, window):
-        rows, columns = _sides(part, per_step)
-        missed = jax.vmap(partial(dense_average, allowed=part.allowed))(
-            rows(query), columns(key), columns(value)
-        )
-        missed = jax.tree.map(lambda x: rearrange(x, "t c ... -> (t c) ..."), missed)
-        average = merge(average, _behind(part.steps_back * per_step, missed))
-    out = average.value.astype(value.dtype)
-    return out, (query, key, value, out, average.lse)
+def _forward(query, key, value, sizes, kernel):
+    averages = [
+        squares.forward(query, key, value, kernel) for squares in _squares(sizes)
+    ]
+    average = reduce(merge, averages)
+    out = rearrange(average.value, "t c h d -> (t c) h d").astype(value.dtype)
+    lse = rearrange(average.lse, "t c h -> h (t c)")
+    out, lse = checkpoint_name(out, ATTENDED), checkpoint_name(lse, ATTENDED)
+    return out, (query, key, value, out, lse)
 
 
-def _backward(per_step, window, kernel, residuals, d_out):
-    query, key, value, out, lse = residuals
-    dtype = lse.dtype
-    sums = kernel.backward(*residuals, d_out, _rows_back(per_step, window))
-    shift = -jnp.einsum("qhd,qhd->qh", d_out, out, preferred_element_type=dtype)
-    small_gradients = jax.vmap(_small_gradients, in_axes=(0,) * 6 + (None,))
-    for part in _parts(query.shape[0] // per_step, per_step, window):
-        rows, columns = _sides(part, per_step)
-        gradients = small_gradients(
-            rows(query),
-            columns(key),
-            columns(value),
-            rows(d_out),
-            rows(lse),
-            rows(shift),
-            part.allowed,
-        )
-        first = part.steps_back * per_step
-        stop = query.shape[0] - first
-        flat = [rearrange(x, "t c ... -> (t c) ...") for x in gradients]
-        places = (slice(first, None), slice(0, stop), slice(0, stop))
-        sums = [
-            total.astype(dtype).at[place].add(gradient)
-            for total, place, gradient in zip(sums, places, flat, strict=True)
-        ]
+def _backward(sizes, kernel, residuals, d_out):
+    parts = [squares.backward(residuals, d_out, kernel) for squares in _squares(sizes)]
+    sums = (reduce(jnp.add, of_one) for of_one in zip(*parts, strict=True))
     return tuple(
-        total.astype(x.dtype) for total, x in zip(sums, residuals[:3], strict=True)
+        rearrange(gradient, "t c h d -> (t c) h d").astype(x.dtype)
+        for gradient, x in zip(sums, residuals[:3], strict=True)
     )
 
 
-block_causal.defvjp(_forward, _backward)
+attend_steps.defvjp(_forward, _backward)
 
 
-def _small_gradients(query, key, value, d_out, lse, shift, allowed):
-    """Of one step's pairs: `p = exp(score - lse)`, `d_score = p (d_out·v + shift)`."""
-    dtype = lse.dtype
-    scores = attention_scores(query, key, allowed, dtype)
-    weights = jnp.exp(scores - lse.T[..., None])
-    wide = {"preferred_element_type": dtype}
-    d_weights = jnp.einsum("qhd,khd->hqk", d_out, value, **wide)
-    d_scores = weights * (d_weights + shift.T[..., None]) * query.shape[-1] ** -0.5
-    d_scores, weights = d_scores.astype(query.dtype), weights.astype(value.dtype)
-    return (
-        jnp.einsum("hqk,khd->qhd", d_scores, key, **wide),
-        jnp.einsum("hqk,qhd->khd", d_scores, query, **wide),
-        jnp.einsum("hqk,qhd->khd", weights, d_out, **wide),
-    )
+class _Side(NamedTuple):
+    """The rows of each step that lie in squares: from `first` on, `repeats` squares of
+    `size` rows."""
+
+    per_step: int
+    first: int
+    size: int
+    repeats: int
+
+    def cut(self, x: Array) -> Array:
+        """One sequence of rows for each square."""
+        by_step = rearrange(x, "(t c) ... -> t c ...", c=self.per_step)
+        held = by_step[:, self.first : self.first + self.repeats * self.size]
+        return rearrange(held, "t (n c) ... -> n (t c) ...", n=self.repeats)
+
+    def put_back(self, x: Array, others: float = 0.0) -> Array:
+        """The sequences as rows of whole steps; `others` fills the other rows."""
+        held = rearrange(x, "n (t c) ... -> t (n c) ...", c=self.size)
+        after = self.per_step - self.first - self.repeats * self.size
+        widths = [(0, 0), (self.first, after)] + [(0, 0)] * (held.ndim - 2)
+        return jnp.pad(held, widths, constant_values=others)
 
 
-def _rows_back(per_step: int, window: int | None) -> int | None:
-    return None if window is None else (window - 1) * per_step
+class _Squares(NamedTuple):
+    """Squares of queries and keys of each step: one on one side, beside as many as it
+    takes on the other."""
+
+    queries: _Side
+    keys: _Side
+    window: int | None
+
+    def forward(self, query, key, value, kernel: CausalKernel) -> SoftmaxAverage:
+        """What all queries see of the keys of these squares, with shape
+        (steps, queries of a step, heads)."""
+
+        def of_square(query, key, value):
+            out, lse = kernel.forward(query, key, value, self._pairs.rows_back)
+            return merge_pairs(query, key, value, out, lse, self._pairs)
+
+        sides = self.queries.cut(query), self.keys.cut(key), self.keys.cut(value)
+        out, lse = jax.vmap(of_square)(*self._repeated(*sides))
+        lse = rearrange(lse, "n h r -> n r h")
+        average = SoftmaxAverage(lse, out.astype(lse.dtype))
+        if self.queries.repeats == 1:
+            average = jax.tree.map(lambda x: x[None], merge_all(average))
+        return SoftmaxAverage(
+            lse=self.queries.put_back(average.top, -jnp.inf),
+            value=self.queries.put_back(average.value),
+            rest=self.queries.put_back(average.rest),
+        )
+
+    def backward(self, residuals, d_out, kernel: CausalKernel) -> tuple[Array, ...]:
+        """Gradients of query, key and value from the pairs of these squares, each with
+        shape (steps, rows of a step, heads, channels)."""
+        query, key, value, out, lse = residuals
+
+        def of_square(query, key, value, out, lse, d_out):
+            rows = query, key, value, out, lse.T, d_out
+            gradients = kernel.backward(*rows, self._pairs.rows_back)
+            return add_pair_gradients(*rows, gradients, self._pairs)
+
+        query, out, lse, d_out = map(self.queries.cut, (query, out, lse.T, d_out))
+        sides = query, self.keys.cut(key), self.keys.cut(value), out, lse, d_out
+        gradients = jax.vmap(of_square)(*self._repeated(*sides))
+        return tuple(
+            side.put_back(self._summed(gradient, side, lse.dtype))
+            for side, gradient in zip(
+                (self.queries, self.keys, self.keys), gradients, strict=True
+            )
+        )
+
+    @property
+    def _pairs(self) -> StepPairs:
+        size, window = self.queries.size, self.window
+        return StepPairs(size, None if window is None else (window - 1) * size)
+
+    def _repeated(self, *sides: Array) -> Iterator[Array]:
+        count = max(self.queries.repeats, self.keys.repeats)
+        return (jnp.broadcast_to(x, (count, *x.shape[1:])) for x in sides)
+
+    @staticmethod
+    def _summed(gradient: Array, side: _Side, dtype) -> Array:
+        if gradient.shape[0] == side.repeats:
+            return gradient
+        return gradient.sum(0, keepdims=True, dtype=dtype)
 
 
-def _parts(steps: int, per_step: int, window: int | None) -> list[_Part]:
-    """What plain causal attention over the rows misses."""
-    if per_step == 1:
-        return []
-    square = jnp.ones((per_step, per_step), bool)
-    parts = [_Part(0, jnp.triu(square, 1))]
-    if window is not None and window <= steps:
-        parts.append(_Part(window - 1, jnp.tril(square, -1)))
-    return parts
-
-
-def _sides(part: _Part, per_step: int):
-    """Cuts arrays of rows into steps: those that see, and those that are seen."""
-
-    def by_step(x: Array) -> Array:
-        return rearrange(x, "(t c) ... -> t c ...", c=per_step)
-
-    return (
-        lambda x: by_step(x)[part.steps_back :],
-        lambda x: by_step(x)[: x.shape[0] // per_step - part.steps_back],
-    )
-
-
-def _behind(count: int, average: SoftmaxAverage) -> SoftmaxAverage:
-    """The average behind `count` rows that saw nothing."""
-    if count == 0:
-        return average
-    heads, v_dim = average.value.shape[1:]
-    nothing = empty_average((count, heads), v_dim, average.value.dtype)
-    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), nothing, average)
+def _squares(sizes: StepSizes) -> list[_Squares]:
+    """Euclid's algorithm: squares as large as fit, then what is left beside them."""
+    squares = []
+    query, key = 0, 0
+    while query < sizes.queries and key < sizes.keys:
+        rows, columns = sizes.queries - query, sizes.keys - key
+        size = min(rows, columns)
+        queries = _Side(sizes.queries, query, size, rows // size)
+        keys = _Side(sizes.keys, key, size, columns // size)
+        squares.append(_Squares(queries, keys, sizes.window))
+        if rows <= columns:
+            key += keys.repeats * size
+        else:
+            query += queries.repeats * size
+    return squares

@@ -15,6 +15,10 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
 
+# Checkpoint policies know the results of attention by this name, to keep them.
+ATTENDED = "pqx.attended"
+
+
 class SoftmaxAverage(eqx.Module):
     """A softmax-weighted mean of values over some set of keys, for each row.
 
@@ -97,6 +101,16 @@ def merge(a: SoftmaxAverage, b: SoftmaxAverage) -> SoftmaxAverage:
     rest = jnp.where(most == 0, -jnp.inf, heavy.rest + jnp.log1p(ratio))
     value = heavy.value + share * (light.value - heavy.value)
     return average_of(finite_top(heavy.top), rest, value)
+
+
+def merge_all(averages: SoftmaxAverage) -> SoftmaxAverage:
+    """`merge` over the first axis."""
+    top = finite_top(lax.stop_gradient(averages.top.max(0)))
+    weights = jnp.exp(averages.top - top) * jnp.exp(averages.rest)
+    total = weights.sum(0)
+    shares = weights / jnp.where(total == 0, 1.0, total)
+    value = (shares[..., None] * averages.value).sum(0)
+    return average_of(top, log_weight(total), value)
 
 
 def finite_top(top: Float[Array, "*rows"]) -> Float[Array, "*rows"]:

@@ -28,15 +28,17 @@ MASKS = {
     "inputs": StepMask(7, 7, 2, 5),
     "past": StepMask(4, 9, 2, 2, 3, 5, 4),
     "everything": None,
+    "keys": jnp.arange(37)[None] % 3 > 0,
 }
 
 
-def inputs(seed, mask, heads=2, head_dim=8, v_dim=6, lengths=(23, 37)):
-    rows, columns = lengths if mask is None else mask.shape
+def inputs(seed, mask, heads=2, kv_heads=None, head_dim=8, v_dim=6):
+    rows, columns = mask.shape if isinstance(mask, StepMask) else (23, 37)
+    kv_heads = kv_heads or heads
     shapes = (
         (rows, heads, head_dim),
-        (columns, heads, head_dim),
-        (columns, heads, v_dim),
+        (columns, kv_heads, head_dim),
+        (columns, kv_heads, v_dim),
         (rows, heads, v_dim),
     )
     return [jnp.asarray(normals(seed + i, *s)) for i, s in enumerate(shapes)]
@@ -44,7 +46,8 @@ def inputs(seed, mask, heads=2, head_dim=8, v_dim=6, lengths=(23, 37)):
 
 def written_out(mask, query, key):
     shape = query.shape[0], key.shape[0]
-    return np.ones(shape, bool) if mask is None else np.array(mask.dense())
+    allowed = mask.dense() if isinstance(mask, StepMask) else mask
+    return np.broadcast_to(True if mask is None else allowed, shape)
 
 
 def forward_and_gradients(attention, query, key, value, d_out):
@@ -69,6 +72,25 @@ def test_an_engine_equals_the_oracle_forward_and_backward(engine, name):
         allowed = written_out(mask, query, key)
         expected = attention_oracle(query, key, value, allowed, d_out)
         assert_close(run(query, key, value, d_out), expected)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_head_of_keys_serves_as_many_heads_of_queries(engine):
+    mask = MASKS["window"]
+    query, key, value, d_out = inputs(0, mask, heads=6, kv_heads=2)
+
+    @jax.jit
+    def run(*arrays):
+        def attention(*arrays):
+            return attend(*arrays, mask, engine=engine)
+
+        return forward_and_gradients(attention, *arrays)
+
+    wide = (np.repeat(x, 3, axis=1) for x in (key, value))
+    *expected, d_key, d_value = attention_oracle(query, *wide, mask.dense(), d_out)
+    for x in (d_key, d_value):
+        expected.append(x.reshape(x.shape[0], 2, 3, -1).sum(2))
+    assert_close(run(query, key, value, d_out), tuple(expected))
 
 
 @pytest.mark.parametrize("tile", [1, 4, 16, 64])
@@ -246,6 +268,6 @@ def test_an_unknown_engine_is_refused_with_the_known_ones():
 @settings(max_examples=5)
 @given(st.sampled_from([600, 777]))
 def test_auto_takes_tiles_where_scores_would_be_many(length):
-    query, key, value, _ = inputs(0, None, heads=1, lengths=(length, length))
-    jaxpr = str(jax.make_jaxpr(attend)(query, key, value))
+    x = jnp.zeros((length, 1, 8))
+    jaxpr = str(jax.make_jaxpr(attend)(x, x, x))
     assert f"{length},1,{length}" not in jaxpr.replace(" ", "")
