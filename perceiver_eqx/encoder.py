@@ -110,6 +110,7 @@ class CausalEncoder(eqx.Module):
         value = self.context_value(normed).reshape(shape)
         return attend_average(query, key, value)
 
+    @jax.named_scope("pqx.encoder")
     def __call__(
         self,
         inputs: Float[Array, "steps tokens input_dim"],
@@ -139,7 +140,7 @@ class CausalEncoder(eqx.Module):
             values,
             rate=self.rate,
             initial=prefix,
-            context=context,
+            context=None if self.context_norm is None else context,
             mask=keep,
         )
         x = self.cross.finish(latents, attended, key=cross_key)

@@ -6,8 +6,11 @@ what they saw up to the step before, merged with the step's own tokens: a prefix
 
 The scan goes over tiles of steps. Inside a tile every step averages its own tokens, and
 a small causal matrix of weights mixes those averages and the carried one. The backward
-pass keeps what is carried between tiles, and computes the rest again.
+pass keeps what is carried between tiles, and computes the rest again. On a GPU, long
+inputs in bfloat16 go through the kernels of `prefix_fused` instead.
 """
+
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..checks import check_shape
 from .dense import state_dtype
+from .prefix_fused import fused_prefix_attend
 from .softmax import (
     SoftmaxAverage,
     average_of,
@@ -24,6 +28,7 @@ from .softmax import (
     log_weight,
     merge,
 )
+from .triton import HAS_TRITON
 
 
 TILE = 32  # steps: small against the tokens of a tile, large against a loop's overhead
@@ -88,7 +93,48 @@ def prefix_attend(
     rate = jnp.zeros(query.shape[:2]) if rate is None else rate
     rate = rate.astype(dtype)
     mask = jnp.ones((steps, tokens), bool) if mask is None else mask
+    if initial is None:
+        initial = empty_average(query.shape[:2], value.shape[-1], dtype)
+    start: SoftmaxAverage = jax.tree.map(lambda x: x.astype(dtype), initial)
+    if context is not None:
+        context = jax.tree.map(lambda x: x.astype(dtype), context)
+    fused = _suits_kernels(query, key, value)
+    attend = fused_prefix_attend if fused else scan_prefixes
+    return attend(query, key, value, rate, start, context, mask)
 
+
+def _suits_kernels(query: Array, key: Array, value: Array) -> bool:
+    """Whether the fused kernels serve these arrays, and are worth it. Not float16: its
+    range is too small for sums of the cotangents of a million steps."""
+    latents, _, head_dim = query.shape
+    suits = (
+        jax.default_backend() == "gpu"
+        and {x.dtype for x in (query, key, value)} == {jnp.dtype(jnp.bfloat16)}
+        and head_dim == value.shape[-1]
+        and head_dim in (32, 64, 128)
+        and latents <= 16
+        and key.shape[0] > 4 * TILE
+    )
+    if suits and not HAS_TRITON:
+        warnings.warn(
+            "The fused kernels of prefix_attend step aside, since this version of JAX "
+            "has no Triton backend; a slower scan serves.",
+            stacklevel=3,
+        )
+    return suits and HAS_TRITON
+
+
+def scan_prefixes(
+    query: Float[Array, "latents heads head_dim"],
+    key: Float[Array, "steps tokens heads head_dim"],
+    value: Float[Array, "steps tokens heads v_dim"],
+    rate: Float[Array, "latents heads"],
+    initial: SoftmaxAverage,
+    context: SoftmaxAverage | None,
+    mask: Bool[Array, "steps tokens"],
+) -> tuple[Float[Array, "steps latents heads v_dim"], SoftmaxAverage]:
+    """`prefix_attend` in plain JAX, for any sizes and dtypes."""
+    dtype, steps = rate.dtype, key.shape[0]
     tile = min(TILE, steps)
     count = -(-steps // tile)
     by_tile = tuple(_cut(x, count, tile) for x in (key, value, mask))
@@ -104,10 +150,7 @@ def prefix_attend(
         average = seen if context is None else merge(seen, context)
         return jax.tree.map(lambda x: x[-1], seen), average.value.astype(value.dtype)
 
-    if initial is None:
-        initial = empty_average(query.shape[:2], value.shape[-1], dtype)
-    start = jax.tree.map(lambda x: x.astype(dtype), initial)
-    final, out = lax.scan(attend_tile, start, (*by_tile, lengths))
+    final, out = lax.scan(attend_tile, initial, (*by_tile, lengths))
     return out.reshape(-1, *out.shape[2:])[:steps], final
 
 
