@@ -123,7 +123,7 @@ def _generate(model, prompt, num_bytes, rules, context, key):
     state = model.init_state(context, max_steps=whole_steps + steps)
     if whole_steps:
         whole = prompt[: whole_steps * per_step].reshape(whole_steps, per_step)
-        state, _ = model.advance_readout(state, whole)
+        state, _ = model.advance_latents(state, whole)
     # Of the step where the prompt ends, its last bytes are given, not drawn.
     given = jnp.full((steps, per_step), -1, jnp.int32)
     given = given.at[0, :inside].set(prompt[whole_steps * per_step :])
@@ -144,8 +144,9 @@ def _sample_step(
     key: PRNGKeyArray,
 ) -> tuple[ByteState, Int[Array, " bytes_per_step"]]:
     """Draw the bytes of one step, but for those given (0 or more)."""
-    # The step's own bytes do not matter to its readout, so any will do.
-    after, readout = model.advance_readout(state, jnp.zeros_like(given)[None])
+    # The step's own bytes do not matter to its latents, so any will do.
+    after, latents = model.advance_latents(state, jnp.zeros_like(given)[None])
+    readout = model.perceiver.decoder(latents)
 
     def take_byte(carry, of_byte):
         before, cache = carry

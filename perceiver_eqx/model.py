@@ -183,7 +183,6 @@ class CausalPerceiver(eqx.Module):
             )
         return self._state(context, cache)
 
-    @jax.named_scope("pqx.advance")
     def advance(
         self,
         state: PerceiverState,
@@ -207,6 +206,20 @@ class CausalPerceiver(eqx.Module):
             ValueError: for inputs of another shape, or of no step.
             RuntimeError: when run, if the steps go past `max_steps`.
         """
+        latents_key, outputs_key = split_key(key)
+        state, latents = self.advance_latents(state, inputs, key=latents_key)
+        return state, self.decoder(latents, key=outputs_key)
+
+    @jax.named_scope("pqx.advance_latents")
+    def advance_latents(
+        self,
+        state: PerceiverState,
+        inputs: Float[Array, "steps tokens input_dim"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[PerceiverState, Float[Array, "steps latents latent_dim"]]:
+        """`advance` without the decoder, which reads a step's outputs from its latents:
+        for callers that take the outputs piece by piece, or not at all."""
         check_shape(
             "inputs",
             inputs,
@@ -232,14 +245,13 @@ class CausalPerceiver(eqx.Module):
                 f"the sequence goes past `max_steps` = {capacity}; pass a larger "
                 "`max_steps` to `init_state`, or use a finite `latent_window`.",
             )
-        keys = split_key(key, 3)
+        keys = split_key(key)
         x, prefix = self.encoder(inputs, state.prefix, state.context, key=keys[0])
         x, cache = self.processor(x, state.cache, past_steps, key=keys[1])
-        outputs = self.decoder(x, key=keys[2])
         # The count stands still at its end, long after it has ceased to matter.
         past_steps = jnp.minimum(past_steps, jnp.iinfo(jnp.int32).max - steps)
         state = PerceiverState(past_steps + steps, state.context, prefix, cache)
-        return state, outputs
+        return state, x
 
     def __call__(
         self,
@@ -249,9 +261,21 @@ class CausalPerceiver(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps outputs output_dim"]:
         """The outputs of a whole sequence: `advance` from the start, nothing kept."""
+        latents_key, outputs_key = split_key(key)
+        latents = self.latents(inputs, context, key=latents_key)
+        return self.decoder(latents, key=outputs_key)
+
+    def latents(
+        self,
+        inputs: Float[Array, "steps tokens input_dim"],
+        context: Float[Array, "source context_dim"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "steps latents latent_dim"]:
+        """The latents of a whole sequence, from which the decoder reads the outputs."""
         nothing_kept = self._cache(0, rolling=True, dtype=inputs.dtype)
         state = self._state(context, nothing_kept)
-        return self.advance(state, inputs, key=key)[1]
+        return self.advance_latents(state, inputs, key=key)[1]
 
     def _cache(
         self, capacity: int, *, rolling: bool, dtype: DTypeLike

@@ -65,8 +65,8 @@ def dependence(model, tokens, context):
     embedded = model.inputs(delayed, jnp.float32)
 
     def logits_of(embedded):
-        readout = model.perceiver(embedded, context)
-        logits = model.logits(readout, tokens, jnp.array(256))
+        latents = model.perceiver.latents(embedded, context)
+        logits = model.logits(latents, tokens, jnp.array(256))
         return jnp.abs(logits - 0.1).sum((1, 2))
 
     return jnp.abs(jax.jacrev(logits_of)(embedded)).sum(-1)

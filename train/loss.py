@@ -38,8 +38,8 @@ def sequence_bits(
     `lax.scan` of `advance`, each chunk computed again in the backward pass, exact
     gradients through what is carried. Memory is that of one chunk, and of carried
     states as many as the square root of the number of chunks, twice. With
-    `latent_window=None` the latents of all steps are held, and only the bytes inside
-    the steps and their logits go chunk by chunk.
+    `latent_window=None` the latents of all steps are held, and only what is read from
+    them goes chunk by chunk.
 
     Args:
         data: bytes; a multiple of `model.bytes_per_step`.
@@ -61,21 +61,21 @@ def sequence_bits(
     chunks = tokens.reshape(count, chunk, per_step)
     starts = jnp.arange(count) * (chunk * per_step)
 
-    def bits(readout, tokens, before, start, key):
-        logits = model.logits(readout, tokens, before, key=key)
+    def bits(latents, tokens, before, start, key):
+        logits = model.logits(latents, tokens, before, key=key)
         places = start + jnp.arange(tokens.size).reshape(tokens.shape)
         return jnp.sum(jnp.where(places < length, _bits(logits, tokens), 0.0))
 
     def advance_chunk(state, of_chunk):
         tokens, start, index = of_chunk
         keys = _chunk_keys(key, index)
-        after, readout = model.advance_readout(state, tokens, key=keys[0])
-        return after, bits(readout, tokens, state.last_step[-1], start, keys[1])
+        after, latents = model.advance_latents(state, tokens, key=keys[0])
+        return after, bits(latents, tokens, state.last_step[-1], start, keys[1])
 
     def read_chunk(_, of_chunk):
-        readout, tokens, before, start, index = of_chunk
+        latents, tokens, before, start, index = of_chunk
         keys = _chunk_keys(key, index)
-        return None, bits(readout, tokens, before, start, keys[1])
+        return None, bits(latents, tokens, before, start, keys[1])
 
     def each_chunk(take, carry, *of_chunks):
         of_chunks = (*of_chunks, starts, jnp.arange(count))
@@ -83,10 +83,10 @@ def sequence_bits(
 
     if carries:
         return each_chunk(advance_chunk, model.init_state(context), chunks)
-    readout = model.readout(tokens, context, key=_chunk_keys(key, count)[0])
-    readouts = readout.reshape(count, chunk, *readout.shape[1:])
+    latents = model.latents(tokens, context, key=_chunk_keys(key, count)[0])
+    of_chunks = latents.reshape(count, chunk, *latents.shape[1:])
     befores = jnp.pad(chunks[:-1, -1, -1].astype(jnp.int32), (1, 0))
-    return each_chunk(read_chunk, None, readouts, chunks, befores.at[0].set(BEGIN))
+    return each_chunk(read_chunk, None, of_chunks, chunks, befores.at[0].set(BEGIN))
 
 
 def batch_bits(
@@ -130,6 +130,7 @@ def _scan_chunks(take, carry, chunks, group: int) -> Float[Array, "..."]:
     return lax.scan(take_group, carry, groups)[1]
 
 
+@jax.named_scope("train.bits")
 def _bits(
     logits: Float[Array, "*rows symbols"], symbols: Integer[Array, "*rows"]
 ) -> Float[Array, "*rows"]:

@@ -195,9 +195,9 @@ class ByteLM(eqx.Module):
                 without one.
             TypeError: for tokens that are not integers.
         """
-        readout_key, logits_key = split_key(key)
-        readout = self.readout(tokens, context, key=readout_key)
-        return self.logits(readout, tokens, _begin(1)[0], key=logits_key)
+        latents_key, logits_key = split_key(key)
+        latents = self.latents(tokens, context, key=latents_key)
+        return self.logits(latents, tokens, _begin(1)[0], key=logits_key)
 
     def init_state(
         self,
@@ -235,51 +235,54 @@ class ByteLM(eqx.Module):
             ValueError, TypeError: for the tokens, as a call does.
             RuntimeError: when run, if the steps go past `max_steps`.
         """
-        readout_key, logits_key = split_key(key)
-        after, readout = self.advance_readout(state, tokens, key=readout_key)
-        logits = self.logits(readout, tokens, state.last_step[-1], key=logits_key)
+        latents_key, logits_key = split_key(key)
+        after, latents = self.advance_latents(state, tokens, key=latents_key)
+        logits = self.logits(latents, tokens, state.last_step[-1], key=logits_key)
         return after, logits
 
-    def readout(
+    def latents(
         self,
         tokens: Integer[Array, "steps {self.bytes_per_step}"],
         context: Integer[Array, " source"] | None = None,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "steps {self.bytes_per_step} local_dim"]:
-        """What the Perceiver says of each byte, from the context and the steps before:
-        the first half of a call, for callers that take the logits piece by piece."""
+    ) -> Float[Array, "steps latents latent_dim"]:
+        """The latents of each step, from the context and the steps before: the first
+        half of a call, for callers that take the logits piece by piece."""
         self._check_tokens(tokens)
         delayed = _delayed(_begin(self.bytes_per_step), tokens)
         inputs = self.inputs(delayed, self.dtype)
-        return self.perceiver(inputs, self._embed_context(context), key=key)
+        return self.perceiver.latents(inputs, self._embed_context(context), key=key)
 
-    def advance_readout(
+    def advance_latents(
         self,
         state: ByteState,
         tokens: Integer[Array, "steps {self.bytes_per_step}"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} local_dim"]]:
-        """`readout` of the next steps, and the state after them."""
+    ) -> tuple[ByteState, Float[Array, "steps latents latent_dim"]]:
+        """The first half of `advance`: the state after the steps, and their latents."""
         self._check_tokens(tokens)
         delayed = _delayed(state.last_step, tokens)
-        perceiver, readout = self.perceiver.advance(
+        perceiver, latents = self.perceiver.advance_latents(
             state.perceiver, self.inputs(delayed, self.dtype), key=key
         )
-        return ByteState(perceiver, tokens[-1].astype(jnp.int32)), readout
+        return ByteState(perceiver, tokens[-1].astype(jnp.int32)), latents
 
     def logits(
         self,
-        readout: Float[Array, "steps {self.bytes_per_step} local_dim"],
+        latents: Float[Array, "steps latents latent_dim"],
         tokens: Integer[Array, "steps {self.bytes_per_step}"],
         before: Int[Array, ""],
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps {self.bytes_per_step} 256"]:
-        """The logits of `tokens` from their readout; `before` is the byte before the
-        first of them, or `BEGIN`: the second half of a call."""
-        return self.outputs(readout, tokens.astype(jnp.int32), before, key=key)
+        """The logits of `tokens` from the latents of their steps; `before` is the byte
+        before the first of them, or `BEGIN`: the second half of a call."""
+        decoder_key, output_key = split_key(key)
+        readout = self.perceiver.decoder(latents, key=decoder_key)
+        tokens = tokens.astype(jnp.int32)
+        return self.outputs(readout, tokens, before, key=output_key)
 
     def _check_tokens(self, tokens: Integer[Array, "steps bytes_per_step"]) -> None:
         per_step = self.bytes_per_step
