@@ -53,8 +53,13 @@ def train(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time the kernels and a training step; print ratios and the compiler's memory."""
+    """Time the kernels and a training step; print ratios and the compiler's memory.
+
+    `-- --device gpu` does so on an NVIDIA GPU.
+    """
     install(session, "test")
+    if "gpu" in session.posargs:
+        session.install("jax[cuda13]")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 
 

@@ -52,6 +52,7 @@ class QueryDecoder(eqx.Module):
         )
         self.output = Linear(query_dim, output_dim, key=output_key)
 
+    @jax.named_scope("pqx.decoder")
     def __call__(
         self,
         latents: Float[Array, "steps latents latent_dim"],

@@ -60,6 +60,7 @@ class LayerNorm(eqx.Module):
         self.bias = jnp.zeros(dim)
         self.epsilon = epsilon
 
+    @jax.named_scope("pqx.norm")
     def __call__(self, x: Float[Array, "*rows dim"]) -> Array:
         wide = x.astype(jnp.result_type(jnp.float32, x.dtype))
         mean = wide.mean(-1, keepdims=True)
@@ -76,6 +77,7 @@ class Embedding(eqx.Module):
     def __init__(self, num_symbols: int, dim: int, *, key: PRNGKeyArray):
         self.table = jr.normal(key, (num_symbols, dim))
 
+    @jax.named_scope("pqx.embed")
     def __call__(
         self, symbols: Int[Array, "*rows"], dtype=jnp.float32
     ) -> Float[Array, "*rows dim"]:
@@ -137,6 +139,7 @@ class MLP(eqx.Module):
         self.up = Linear(dim, widening * dim, key=up_key)
         self.down = Linear(widening * dim, dim, scale=scale, key=down_key)
 
+    @jax.named_scope("pqx.mlp")
     def __call__(self, x: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
         return self.down(jax.nn.gelu(self.up(x), approximate=False))
 
@@ -190,6 +193,7 @@ class MultiHead(eqx.Module):
     def values(self, x: Float[Array, "*rows kv_dim"]) -> Array:
         return self._heads(self.value(x))
 
+    @jax.named_scope("pqx.projections")
     def join(self, x: Float[Array, "*rows heads head_dim"]) -> Array:
         return self.output(rearrange(x, "... h d -> ... (h d)"))
 

@@ -1,6 +1,7 @@
 """Positions: Fourier features, learned tables, rotary embeddings."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -82,6 +83,7 @@ class LearnedPositions(eqx.Module):
         return x + self.table.astype(x.dtype)
 
 
+@jax.named_scope("pqx.rotary")
 def rotary(
     x: Float[Array, "n heads head_dim"],
     positions: Int[Array, " n"],

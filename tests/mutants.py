@@ -30,6 +30,8 @@ MODEL = "tests/test_model.py::"
 BYTES = "tests/test_byte_lm.py::"
 PREFIX = "tests/attention/test_prefix.py::"
 ATTEND = "tests/attention/test_attend.py::"
+PARTS = "tests/attention/test_parts.py::"
+FUSED = "tests/attention/test_prefix_fused.py::"
 
 MUTANTS = (
     Mutant(
@@ -138,9 +140,83 @@ MUTANTS = (
     Mutant(
         "ring of past keys off by one",
         "perceiver_eqx/state.py",
-        "query_start, key_start = capacity, jnp.maximum(capacity - past_steps, 0)",
-        "query_start, key_start = capacity, jnp.maximum(capacity - past_steps - 1, 0)",
+        "jnp.minimum(past_steps, capacity)",
+        "jnp.minimum(past_steps + 1, capacity)",
         MODEL + "test_however_a_sequence_is_cut_the_outputs_are_equal",
+    ),
+    Mutant(
+        "a kernel's own log-sum-exp in place of the merged one, backward",
+        "perceiver_eqx/attention/parts.py",
+        "gradients = kernel.backward(*rows, self._pairs.rows_back)",
+        "own = kernel.forward(*rows[:3], self._pairs.rows_back)\n"
+        "            gradients = kernel.backward(*rows[:3], *own, d_out, "
+        "self._pairs.rows_back)",
+        PARTS + "test_the_parts_make_the_whole_forward_and_backward",
+    ),
+    Mutant(
+        "squares: what is left beside them dropped",
+        "perceiver_eqx/attention/parts.py",
+        "key += keys.repeats * size",
+        "key += (keys.repeats + 1) * size",
+        PARTS + "test_the_squares_cover_each_query_and_key_of_a_step_once",
+    ),
+    Mutant(
+        "queries of some of the steps laid one step late",
+        "perceiver_eqx/attention/parts.py",
+        "out = jnp.asarray(attend_steps(rows, key, value, sizes, kernel))",
+        "rows = jnp.roll(rows, per_step, 0)\n"
+        "    out = jnp.asarray(attend_steps(rows, key, value, sizes, kernel))\n"
+        "    out = jnp.roll(out, -per_step, 0)",
+        PARTS + "test_queries_of_some_of_the_steps",
+    ),
+    Mutant(
+        "pairs of a step: the row itself twice",
+        "perceiver_eqx/attention/pairs.py",
+        "(column > place if self.after",
+        "(column >= place if self.after",
+        PARTS + "test_the_parts_make_the_whole_forward_and_backward",
+    ),
+    Mutant(
+        "pairs at the window's edge left out",
+        "perceiver_eqx/attention/pairs.py",
+        "self.rows_back < rows:",
+        "self.rows_back > rows:",
+        PARTS + "test_the_parts_make_the_whole_forward_and_backward",
+    ),
+    Mutant(
+        "a head of keys serves other heads of queries",
+        "perceiver_eqx/attention/attend.py",
+        "jnp.repeat(x, times, axis=1)",
+        "jnp.tile(x, (1, times, 1))",
+        ATTEND + "test_a_head_of_keys_serves_as_many_heads_of_queries",
+    ),
+    Mutant(
+        "fused prefix: what was seen before a tile a step too young",
+        "perceiver_eqx/attention/prefix_kernels.py",
+        "since = rows.rate * (rows.step + 1)",
+        "since = rows.rate * rows.step",
+        FUSED + "test_the_kernels_equal_the_scan_forward_and_backward",
+    ),
+    Mutant(
+        "fused prefix: the token mask ignored",
+        "perceiver_eqx/attention/prefix_tiles.py",
+        "there = self.mask & self.run.inside",
+        "there = self.run.inside",
+        FUSED + "test_the_kernels_equal_the_scan_forward_and_backward",
+    ),
+    Mutant(
+        "fused prefix: a token of the next step seen",
+        "perceiver_eqx/attention/prefix_tiles.py",
+        "jnp.where(age >= 0, -queries.rate",
+        "jnp.where(age >= -1, -queries.rate",
+        FUSED + "test_the_kernels_equal_the_scan_forward_and_backward",
+    ),
+    Mutant(
+        "fused prefix: cotangents of later segments not passed back",
+        "perceiver_eqx/attention/prefix_fused.py",
+        "weights = jnp.where(age >= 0, jnp.exp(lse",
+        "weights = jnp.where(age == 0, jnp.exp(lse",
+        FUSED + "test_the_kernels_equal_the_scan_forward_and_backward",
     ),
 )
 

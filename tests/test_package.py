@@ -10,7 +10,8 @@ from tests.readme_example import example
 
 ROOT = Path(__file__).parent.parent
 NAMES = (
-    "ByteLM CausalPerceiver SoftmaxAverage StepMask attend generate merge prefix_attend"
+    "ByteLM CausalPerceiver SoftmaxAverage StepMask attend explain_engine generate "
+    "merge prefix_attend"
 )
 
 
@@ -29,6 +30,30 @@ def test_importing_the_library_imports_none_of_the_trainers_packages():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_without_the_triton_backend_of_pallas_the_fused_kernels_step_aside():
+    """JAX has announced the end of it."""
+    program = """
+import sys
+sys.modules["jax.experimental.pallas.triton"] = None
+import jax, jax.numpy as jnp, perceiver_eqx as pqx
+from perceiver_eqx.attention.parts import StepSizes, attend_steps
+from tests.attention.test_parts import DenseKernel
+x = jnp.ones((8, 2, 64))
+print(pqx.attend(x, x, x, pqx.StepMask(4, 4, 2, 2)).shape)
+try:
+    attend_steps(x, x, x, StepSizes(2, 2, None), DenseKernel())
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "(8, 2, 64)",
+        "this version of JAX has no Triton backend for Pallas",
+    ]
 
 
 def test_the_readmes_example_runs():

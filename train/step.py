@@ -103,7 +103,8 @@ def train_step(
         add_part, start, (parts, jr.split(key, micro_batches))
     )
     gradient = jax.tree.map(lambda g: g / num_bytes, gradient)
-    updates, opt_state = optim.update(gradient, state.opt_state, params)
+    with jax.named_scope("train.update"):
+        updates, opt_state = optim.update(gradient, state.opt_state, params)
     metrics = {
         "bits_per_byte": total / num_bytes,
         "gradient_norm": optax.tree.norm(gradient),

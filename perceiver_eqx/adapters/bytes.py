@@ -32,6 +32,7 @@ class ByteInput(eqx.Module):
         self.embedding = Embedding(NUM_BYTES + 1, dim, key=embedding_key)
         self.positions = LearnedPositions(bytes_per_step, dim, key=positions_key)
 
+    @jax.named_scope("pqx.byte_input")
     def __call__(
         self, symbols: Integer[Array, "steps bytes_per_step"], dtype: DTypeLike
     ) -> Float[Array, "steps bytes_per_step dim"]:
@@ -106,6 +107,7 @@ class ByteOutput(eqx.Module):
         positions = self.positions.table.shape[0]
         return self.decoder.empty_cache(positions, 1, rolling=False, dtype=dtype)
 
+    @jax.named_scope("pqx.byte_output")
     def __call__(
         self,
         readout: Float[Array, "steps bytes_per_step dim"],

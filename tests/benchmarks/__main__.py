@@ -1,33 +1,46 @@
-"""`nox -s bench`: memory by the compiler's analysis, and ratios of time in one run."""
+"""`nox -s bench`: memory by the compiler's analysis, and ratios of time in one run.
+
+`--device gpu` times the kernels and whole training steps on an NVIDIA GPU instead.
+"""
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 
+from . import speed
 from .memory import prefix_attend_bytes, train_step_bytes
-from .speed import attend_seconds
 
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    file = parser.parse_args().json
+    args = parser.parse_args()
+    if args.device != jax.default_backend():
+        parser.error(
+            f"`--device` must be what JAX runs on, got {args.device}; JAX found "
+            f"{jax.default_backend()}. Install jax[cuda13] for a GPU, or set "
+            "JAX_PLATFORMS=cpu."
+        )
     device = jax.devices()[0].device_kind
-    print(f"jax {jax.__version__} on {device}\n")
-    results = {
-        "jax": jax.__version__,
-        "device": device,
-        "prefix_attend_bytes": memory_of_prefix_attend(),
-        "train_step_bytes": memory_of_train_step(),
-        "attend_seconds": time_of_attend(),
-    }
-    if file is not None:
-        file.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"jax {jax.__version__} on {device}\n", flush=True)
+    parts = ON_CPU if args.device == "cpu" else ON_GPU
+    results = {"jax": jax.__version__, "device": device}
+    for part in parts:
+        results[part.__name__] = part()
+        print(flush=True)
+    if args.json is not None:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def memory_of_prefix_attend() -> dict[int, int]:
@@ -42,7 +55,7 @@ def memory_of_prefix_attend() -> dict[int, int]:
 
 
 def memory_of_train_step() -> dict[str, dict[int, int]]:
-    print("\ntraining step of a small ByteLM, one sequence, chunks of 2,048 bytes")
+    print("training step of a small ByteLM, one sequence, chunks of 2,048 bytes")
     print(f"{'bytes':>10}  {'window of 8 steps':>18}  {'no window':>12}")
     found: dict[str, dict[int, int]] = {"window": {}, "none": {}}
     for exponent in (16, 18, 20):
@@ -53,22 +66,149 @@ def memory_of_train_step() -> dict[str, dict[int, int]]:
     return found
 
 
-def time_of_attend() -> list[dict]:
-    print("\nattend, forward + backward, 4 heads x 64: time against the dense engine")
-    print(f"{'rows':>6}  {'window':>7}  {'dense':>8}  {'blockwise':>9}  {'ratio':>6}")
+def time_of_engines() -> list[dict]:
+    print("attend, forward + backward, 4 heads x 64, float32: blockwise against dense")
+    print(f"{'rows':>6}  {'window':>7}  {'dense':>20}  {'blockwise':>20}  time  memory")
     found = []
-    for steps, window in ((128, None), (512, None), (512, 64)):
-        dense, tiles = (
-            attend_seconds(engine, steps, 8, window)
-            for engine in ("dense", "blockwise")
+    for rows, window in ((1024, None), (4096, None), (4096, 64), (16384, None)):
+        costs = speed.dense_and_blockwise(rows, 8, window)
+        found.append({"rows": rows, "window": window, **costs})
+        seconds, sizes = costs["seconds"], costs["temporary_bytes"]
+        columns = "  ".join(
+            f"{time:>7.3f} s {size / MIB:>6,.0f} MiB"
+            for time, size in zip(seconds, sizes, strict=True)
         )
-        row = {"rows": 8 * steps, "window": window, "dense": dense, "blockwise": tiles}
-        found.append(row)
         print(
-            f"{8 * steps:>6,}  {window or 'all':>7}  {dense:>6.3f} s  {tiles:>7.3f} s"
-            f"  {tiles / dense:>6.2f}"
+            f"{rows:>6,}  {window or 'all':>7}  {columns}  "
+            f"{seconds[1] / seconds[0]:.2f}  {sizes[1] / sizes[0]:>6.3f}",
+            flush=True,
         )
     return found
+
+
+def ceilings() -> dict:
+    found = {"matmul_flops": speed.matmul_flops(), "copy": speed.copy_bandwidth()}
+    tera = {name: rate / 1e12 for name, rate in found.items()}
+    print(
+        f"ceilings: bfloat16 product of 8192 x 8192 matrices "
+        f"{tera['matmul_flops']:.0f} TFLOP/s, copy {tera['copy']:.2f} TB/s"
+    )
+    return found
+
+
+def attention_against_cudnn() -> list[dict]:
+    print(
+        "attend, forward + backward, bfloat16: speed against cuDNN's causal attention"
+    )
+    print("(latents a step), and with a window of 512 steps against its sliding one")
+    print("   rows   heads   causal       1      2      8     64   window")
+    found = []
+    for heads, head_dim in ((8, 64), (4, 128)):
+        for rows in (65_536, 131_072):
+            seconds = speed.time_against_cudnn(rows, heads, head_dim)
+            found.append(
+                {"rows": rows, "heads": heads, "head_dim": head_dim, **seconds}
+            )
+            ratios = "  ".join(
+                f"{seconds['causal'] / seconds[f'latents {latents}']:.3f}"
+                for latents in (1, 2, 8, 64)
+            )
+            window = seconds["sliding"] / seconds["window 512"]
+            print(
+                f"{rows:>7,}  {heads}x{head_dim:<4} {seconds['causal'] * 1e3:>6.1f} ms"
+                f"   {ratios}    {window:.3f}",
+                flush=True,
+            )
+    return found
+
+
+def cross_attention_against_cudnn() -> list[dict]:
+    print("causal cross-attention, 8 heads x 64, 8,192 steps of 8 queries, forward +")
+    print("backward: rate of useful operations against cuDNN's causal attention")
+    found = []
+    for keys in (64, 20, 65):
+        seconds = speed.time_of_cross_attention(8192, 8, keys)
+        rate = seconds["causal"] * keys / 8 / seconds["cross"]
+        found.append({"keys": keys, **seconds, "rate": rate})
+        print(
+            f"{keys:>4} keys  {seconds['cross'] * 1e3:>7.1f} ms  {rate:.3f}", flush=True
+        )
+    return found
+
+
+def prefix_attend_against_copy() -> list[dict]:
+    copy = speed.copy_bandwidth()
+    print(
+        "prefix_attend, 1,048,576 tokens, 8 latents, 8 heads x 64, bfloat16: time over"
+    )
+    print(f"that of moving its bytes once at {copy / 1e12:.2f} TB/s")
+    print("tokens a step     forward            forward + backward")
+    found = []
+    for per_step in (64, 8, 1):
+        of_one = speed.time_of_prefix_attend(2**20, per_step)
+        found.append({"per_step": per_step, "copy": copy, **of_one})
+        ratios = [of_one[f"{what}_bytes"] / copy for what in ("forward", "both")]
+        print(
+            f"{per_step:>13}  {of_one['forward'] * 1e3:>7.2f} ms "
+            f"{of_one['forward'] / ratios[0]:>6.2f}  {of_one['both'] * 1e3:>9.2f} ms "
+            f"{of_one['both'] / ratios[1]:>6.2f}",
+            flush=True,
+        )
+    return found
+
+
+def training_steps() -> list[dict]:
+    ceiling = speed.matmul_flops()
+    print(
+        "training step of a ByteLM in bfloat16, width 512, 12 layers, 8 latents and 64"
+    )
+    print(f"bytes a step, one sequence; share of {ceiling / 1e12:.0f} TFLOP/s")
+    print("     bytes  window  heads  parameters    seconds  peak memory   share")
+    found = []
+    for options in (
+        ["--bytes=1048576"],
+        ["--bytes=1048576", "--heads=4"],
+        ["--bytes=1048576", "--heads=4", "--profile"],
+        ["--bytes=1048576", "--window=512", "--chunk-steps=2048"],
+        ["--bytes=33554432", "--window=512", "--chunk-steps=2048", "--repeats=0"],
+    ):
+        found.append(run := _train_step(options))
+        seconds = min(run["seconds"])
+        print(
+            f"{run['bytes']:>10,}  {run['window'] or 'all':>6}  {run['heads']:>5}  "
+            f"{run['parameters']:>10,}  {seconds:>7.2f} s  "
+            f"{run['peak_bytes'] / GIB:>7.2f} GiB  "
+            f"{run['flops'] / seconds / ceiling:>6.3f}",
+            flush=True,
+        )
+        for scope, share in list(run.get("scopes", {}).items())[:10]:
+            print(f"    {100 * share:>5.1f} %  {scope}", flush=True)
+    return found
+
+
+def _train_step(options: list[str]) -> dict:
+    """One training step in a process of its own, this one's memory given back first."""
+    environment = dict(os.environ)
+    if "--profile" in options:
+        environment["XLA_FLAGS"] = "--xla_gpu_enable_command_buffer="
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.train_step", *options],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+ON_CPU = (memory_of_prefix_attend, memory_of_train_step, time_of_engines)
+ON_GPU = (
+    ceilings,
+    attention_against_cudnn,
+    cross_attention_against_cudnn,
+    prefix_attend_against_copy,
+    training_steps,
+)
 
 
 if __name__ == "__main__":
