@@ -17,7 +17,7 @@ from .softmax import SoftmaxAverage
 Engine = Literal["auto", "dense", "blockwise", "cudnn"]
 
 # Up to so many scores a head, the dense engine is faster than tiles, and small.
-DENSE_SCORES = {"cpu": 128 * 128, "gpu": 4096 * 4096}
+DENSE_SCORES = {"cpu": 128 * 128, "gpu": 2048 * 2048}
 # From so many scores on, a fused kernel is faster than dense.
 FUSED_SCORES = 128 * 128
 

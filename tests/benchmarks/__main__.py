@@ -25,6 +25,8 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    names = sorted({part.__name__ for part in (*ON_CPU, *ON_GPU)})
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
     args = parser.parse_args()
     if args.device != jax.default_backend():
         parser.error(
@@ -37,8 +39,9 @@ def main() -> None:
     parts = ON_CPU if args.device == "cpu" else ON_GPU
     results = {"jax": jax.__version__, "device": device}
     for part in parts:
-        results[part.__name__] = part()
-        print(flush=True)
+        if part.__name__ in args.only:
+            results[part.__name__] = part()
+            print(flush=True)
     if args.json is not None:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
 
@@ -96,12 +99,32 @@ def ceilings() -> dict:
     return found
 
 
+def time_of_engines_on_gpu() -> list[dict]:
+    print(
+        "attend, forward + backward, 8 latents, 8 heads x 64, bfloat16: time over that"
+    )
+    print("of cuDNN's causal attention")
+    print("  rows   causal      dense  blockwise     cudnn")
+    found = []
+    for rows in (4096, 8192):
+        seconds = speed.time_of_engines(rows, 8)
+        found.append({"rows": rows, **seconds})
+        ratios = "  ".join(
+            f"{seconds[engine] / seconds['causal']:>8.2f}"
+            for engine in ("dense", "blockwise", "cudnn")
+        )
+        print(f"{rows:>6,}  {seconds['causal'] * 1e3:>4.2f} ms  {ratios}", flush=True)
+    return found
+
+
 def attention_against_cudnn() -> list[dict]:
+    ceiling = speed.matmul_flops()
     print(
         "attend, forward + backward, bfloat16: speed against cuDNN's causal attention"
     )
-    print("(latents a step), and with a window of 512 steps against its sliding one")
-    print("   rows   heads   causal       1      2      8     64   window")
+    print("by latents a step, time with a window of 512 steps over that of its sliding")
+    print(f"one, and useful operations as a share of {ceiling / 1e12:.0f} TFLOP/s")
+    print("   rows   heads    causal       1      2      8     64   window   share")
     found = []
     for heads, head_dim in ((8, 64), (4, 128)):
         for rows in (65_536, 131_072):
@@ -113,10 +136,11 @@ def attention_against_cudnn() -> list[dict]:
                 f"{seconds['causal'] / seconds[f'latents {latents}']:.3f}"
                 for latents in (1, 2, 8, 64)
             )
-            window = seconds["sliding"] / seconds["window 512"]
+            window = seconds["window 512"] / seconds["sliding"]
+            share = 6 * rows**2 * heads * head_dim / seconds["latents 8"] / ceiling
             print(
                 f"{rows:>7,}  {heads}x{head_dim:<4} {seconds['causal'] * 1e3:>6.1f} ms"
-                f"   {ratios}    {window:.3f}",
+                f"   {ratios}    {window:.3f}   {share:.3f}",
                 flush=True,
             )
     return found
@@ -204,6 +228,7 @@ def _train_step(options: list[str]) -> dict:
 ON_CPU = (memory_of_prefix_attend, memory_of_train_step, time_of_engines)
 ON_GPU = (
     ceilings,
+    time_of_engines_on_gpu,
     attention_against_cudnn,
     cross_attention_against_cudnn,
     prefix_attend_against_copy,

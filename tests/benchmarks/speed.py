@@ -93,6 +93,19 @@ def dense_and_blockwise(rows: int, latents: int, window: int | None) -> dict:
     return {"seconds": median_seconds(*calls, repeats=3), "temporary_bytes": sizes}
 
 
+def time_of_engines(rows: int, latents: int) -> dict:
+    """Seconds of block-causal attention in bfloat16, 8 heads x 64, forward and
+    backward, by each engine, and of cuDNN's plain causal attention."""
+    steps = rows // latents
+    mask = StepMask(steps, steps, latents, latents)
+    *arrays, d_out = normals(jnp.bfloat16, *[(rows, 8, 64)] * 4)
+    attentions = {"causal": cudnn_causal()}
+    for engine in ("dense", "blockwise", "cudnn"):
+        attentions[engine] = under(mask, engine)
+    calls = [partial(with_gradients(x), arrays, d_out) for x in attentions.values()]
+    return dict(zip(attentions, median_seconds(*calls, repeats=5), strict=True))
+
+
 def time_against_cudnn(rows: int, heads: int, head_dim: int) -> dict:
     """Seconds of block-causal attention in bfloat16, forward and backward, by the
     latents of a step, and of cuDNN's plain causal and sliding attention."""
