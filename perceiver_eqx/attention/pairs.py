@@ -20,9 +20,8 @@ from jaxtyping import Array, Float
 from .triton import dot, load, power_of_two, run_kernel, store
 
 
-# Rows of a program: few, so that many programs load at once. A longer step is cut.
-BLOCK = 32
-LONGEST = 64
+BLOCK = 32  # rows of a program: few, so that many programs load at once
+LONGEST = 64  # rows of a step, up to which it is not cut
 
 
 class StepPairs(NamedTuple):
@@ -70,10 +69,9 @@ class _Run(NamedTuple):
         return first + self.back, last + self.back
 
     def _bounds(self, first, last, after: bool):
-        # Floors are taken of numbers from 0 on: in a kernel, division truncates.
         step = self.per_step
         if after:
-            return first, jnp.maximum(last, -1) // step * step + step - 1
+            return first, last // step * step + step - 1
         return jnp.maximum(first, 0) // step * step, last
 
 
