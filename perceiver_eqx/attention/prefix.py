@@ -92,7 +92,6 @@ def prefix_attend(
     dtype = state_dtype(query, key, value)
     rate = jnp.zeros(query.shape[:2]) if rate is None else rate
     rate = rate.astype(dtype)
-    mask = jnp.ones((steps, tokens), bool) if mask is None else mask
     if initial is None:
         initial = empty_average(query.shape[:2], value.shape[-1], dtype)
     start: SoftmaxAverage = jax.tree.map(lambda x: x.astype(dtype), initial)
@@ -131,10 +130,11 @@ def scan_prefixes(
     rate: Float[Array, "latents heads"],
     initial: SoftmaxAverage,
     context: SoftmaxAverage | None,
-    mask: Bool[Array, "steps tokens"],
+    mask: Bool[Array, "steps tokens"] | None,
 ) -> tuple[Float[Array, "steps latents heads v_dim"], SoftmaxAverage]:
     """`prefix_attend` in plain JAX, for any sizes and dtypes."""
     dtype, steps = rate.dtype, key.shape[0]
+    mask = jnp.ones(key.shape[:2], bool) if mask is None else mask
     tile = min(TILE, steps)
     count = -(-steps // tile)
     by_tile = tuple(_cut(x, count, tile) for x in (key, value, mask))

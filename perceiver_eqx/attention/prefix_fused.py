@@ -60,7 +60,7 @@ def fused_prefix_attend(
     rate: Float[Array, "latents heads"],
     initial: SoftmaxAverage,
     context: SoftmaxAverage | None,
-    mask: Bool[Array, "steps tokens"],
+    mask: Bool[Array, "steps tokens"] | None,
     plan: Plan | None = None,
 ) -> tuple[Float[Array, "steps latents heads head_dim"], SoftmaxAverage]:
     """`prefix_attend` by the kernels.

@@ -96,7 +96,7 @@ class Inputs(NamedTuple):
         of_latents = jax.tree.map(
             lambda x: x.swapaxes(0, 1)[None], (query, LOG2_E * rate, context)
         )
-        tokens = (x.reshape(-1, *x.shape[2:]) for x in (key, value, mask))
+        tokens = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (key, value, mask))
         return cls(*flat(of_latents), *tokens)
 
 

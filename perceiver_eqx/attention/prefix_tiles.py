@@ -247,9 +247,12 @@ class Tile(NamedTuple):
     @property
     def rows(self) -> "_Run":
         sizes, tiling = self.program.sizes, self.program.tiling
-        steps = jnp.minimum(sizes.steps - self.first, tiling.steps)
-        first = self.first * sizes.latents
-        return _Run(self.program.head, first, self.program.size, steps * sizes.latents)
+        first, size = self.first * sizes.latents, self.program.size
+        count = None
+        if sizes.steps % tiling.steps or size > tiling.steps * sizes.latents:
+            steps = jnp.minimum(sizes.steps - self.first, tiling.steps)
+            count = steps * sizes.latents
+        return _Run(self.program.head, first, size, count)
 
     def fold_tokens(self, inputs: Inputs, add: Callable, start):
         """Folds `add(tokens, carry)` over the tile's tokens."""
@@ -260,9 +263,13 @@ class Tile(NamedTuple):
         def tokens(at) -> Tokens:
             skipped = at * tiling.tokens
             first = self.first * sizes.tokens + skipped
-            left = jnp.minimum(count - skipped, sizes.steps * sizes.tokens - first)
+            left = None
+            if sizes.steps % tiling.steps or count % tiling.tokens:
+                left = sizes.steps * sizes.tokens - first
+                left = jnp.minimum(count - skipped, left)
             run = _Run(self.program.head, first, tiling.tokens, left)
-            return Tokens(run, *map(run.load, (inputs.key, inputs.value, inputs.mask)))
+            mask = None if inputs.mask is None else run.load(inputs.mask)
+            return Tokens(run, run.load(inputs.key), run.load(inputs.value), mask)
 
         carry = add(tokens(0), start)
         if count <= tiling.tokens:
@@ -288,7 +295,7 @@ class Tile(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Consecutive rows or tokens of a head, `count` of `size`."""
+    """Consecutive rows or tokens of a head, `count` of `size`, or all (`None`)."""
 
     head: Any
     first: Any
@@ -297,6 +304,8 @@ class _Run(NamedTuple):
 
     @property
     def inside(self):
+        if self.count is None:
+            return jnp.ones(self.size, bool)
         return jnp.arange(self.size) < self.count
 
     def load(self, ref):
@@ -324,9 +333,11 @@ class Tokens(NamedTuple):
 
     def scores(self, queries: Queries, bias):
         scale = LOG2_E * self.key.shape[1] ** -0.5
-        scores = dot(queries.query, self.key, trans_b=True) * scale
-        there = self.mask & self.run.inside
-        return scores + bias + jnp.where(there, 0.0, -jnp.inf)[None, :]
+        scores = dot(queries.query, self.key, trans_b=True) * scale + bias
+        if self.mask is None and self.run.count is None:
+            return scores
+        there = self.run.inside if self.mask is None else self.mask & self.run.inside
+        return scores + jnp.where(there, 0.0, -jnp.inf)[None, :]
 
     def pulled(self, pull: Pull):
         """The gradient of each weight on these tokens, of rows with such a pull."""
