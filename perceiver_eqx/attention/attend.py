@@ -46,7 +46,7 @@ def attend(
             lengths and skips tiles that the mask rules out; `"cudnn"` is NVIDIA's fused
             kernel, in half precision, linear too but for a Boolean mask of many rows.
             `"auto"` takes the first for small sizes, else the last where it can, else
-            tiles; `explain_engine` tells.
+            the first or the second by size; `explain_engine` tells.
         dropout: probability in [0, 1) of leaving out a weight, used if `rng` is given.
 
     Returns:

@@ -1,13 +1,13 @@
 """`prefix_attend` in fused kernels: tokens are read twice, no prefix is ever stored.
 
 The steps are cut into segments, a program each. One kernel averages every segment on
-its own; a scan of `merge` over these few averages gives what was seen before each; a
-second kernel goes over each segment again, from there on, tile by tile. Inside a tile
-it is plain attention, to which what was seen before is one more key per latent.
+its own; of these few averages, one small matrix of weights makes what was seen before
+each; a second kernel goes over each segment again, from there on, tile by tile. Inside
+a tile it is plain attention, to which what was seen before is one more key per latent.
 
 Backward is the mirror image. To the tokens of a tile, all that comes after it is one
 more row per latent: a sum of cotangents, each by what its row sees of the tile. One
-kernel gathers these sums for every segment on its own, a scan links the segments, and a
+kernel gathers these sums for every segment on its own, a matrix links them, and a
 second kernel spreads them over the tokens. The rate's gradient needs the age of every
 pair, and so each such row comes twice, once with its parts multiplied by their ages.
 
