@@ -4,13 +4,15 @@ backward: `python -m perceiver_eqx.selftest`. Exits with 1 if an error is too la
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from .attention.attend import attend, explain_engine
+from .attention.attend import Engine, attend, explain_engine
 from .attention.masks import StepMask
 from .attention.prefix import prefix_attend
 
@@ -31,7 +33,7 @@ MASKS = {
     "any pairs": np.random.default_rng(0).random((201, 203)) < 0.3,
 }
 HEAD_DIMS = (32, 128, 256)
-TOKENS_PER_STEP = (1, 8, 64)
+TOKENS = {f"{tokens} tokens a step": tokens for tokens in (1, 8, 64)}
 
 
 def softmax_oracle(scores, value, d_out):
@@ -94,8 +96,10 @@ def main() -> None:
     print(f"jax {jax.__version__} on {device.device_kind}")
     print(f"{'':14}  {'dtype':8}  {'mask':27}  {'width':>5}  {'error':>7}  allowed")
     failed, refusals = 0, Counter()
-    with jax.default_matmul_precision("highest"):
-        for what, dtype, case, head_dim, error in _errors():
+    cases = list(_cases())
+    with ThreadPoolExecutor() as pool:  # compilation takes most of the time
+        errors = pool.map(_error, *zip(*cases, strict=True))
+        for (what, dtype, case, head_dim), error in zip(cases, errors, strict=True):
             if isinstance(error, str):
                 refusals[error] += 1
                 continue
@@ -113,24 +117,28 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
-def _errors() -> Iterator[tuple[str, str, str, int, float | str]]:
-    """What was checked, in which dtype, which case, the width of its heads, and the
-    largest error, or why an engine refused it."""
+def _cases() -> Iterator[tuple[str, str, str, int]]:
+    """What is checked, in which dtype, on which mask or tokens, with which width of
+    heads."""
     for dtype in ALLOWED:
         for engine in ENGINES:
             for name in MASKS:
-                yield from _attend_error(engine, dtype, name, 64)
+                yield engine, dtype, name, 64
             for head_dim in HEAD_DIMS:
-                yield from _attend_error(
-                    engine, dtype, "block-causal, window 9", head_dim
-                )
-        for tokens in TOKENS_PER_STEP:
-            case = f"{tokens} tokens a step"
-            yield "prefix_attend", dtype, case, 64, _prefix_error(dtype, tokens)
+                yield engine, dtype, "block-causal, window 9", head_dim
+        for name in TOKENS:
+            yield "prefix_attend", dtype, name, 64
 
 
-def _attend_error(engine, dtype, name, head_dim):
-    mask = MASKS[name]
+def _error(what: Any, dtype: str, case: str, head_dim: int) -> float | str:
+    """The largest error, or why the engine refused."""
+    with jax.default_matmul_precision("highest"):
+        if what == "prefix_attend":
+            return _prefix_error(dtype, TOKENS[case])
+        return _attend_error(what, dtype, MASKS[case], head_dim)
+
+
+def _attend_error(engine: Engine, dtype: str, mask, head_dim: int) -> float | str:
     if isinstance(mask, StepMask):
         allowed, given = np.asarray(mask.dense()), mask
     else:
@@ -142,15 +150,14 @@ def _attend_error(engine, dtype, name, head_dim):
     try:
         explain_engine(query, key, value, given, engine=engine)
     except ValueError as refusal:
-        yield engine, dtype, name, head_dim, str(refusal)
-        return
+        return str(refusal)
 
     def attention(query, key, value):
         return attend(query, key, value, given, engine=engine)
 
     found = _with_gradients(attention, (query, key, value), d_out)
     expected = attention_oracle(query, key, value, allowed, d_out)
-    yield engine, dtype, name, head_dim, _largest(found, expected)
+    return _largest(found, expected)
 
 
 def _prefix_error(dtype: str, tokens: int) -> float:

@@ -12,7 +12,7 @@ def few_cases(monkeypatch):
     monkeypatch.setattr(selftest, "ENGINES", ("blockwise", "cudnn"))
     monkeypatch.setattr(selftest, "MASKS", {"window": StepMask(6, 6, 3, 3, 2)})
     monkeypatch.setattr(selftest, "HEAD_DIMS", ())
-    monkeypatch.setattr(selftest, "TOKENS_PER_STEP", (64,))
+    monkeypatch.setattr(selftest, "TOKENS", {"64 tokens a step": 64})
 
 
 def exit_code() -> int:

@@ -93,7 +93,7 @@ def fused_prefix_attend(
 
 def plan_of(query: Any, steps: int, tokens: int) -> Plan:
     """A plan that suits the sizes. Its numbers were found on an H100, with 8 latents
-    and heads of 64 channels.
+    and heads of 64 and 128 channels.
 
     Args:
         query: an array (latents, heads, head_dim).
@@ -115,12 +115,13 @@ def plan_of(query: Any, steps: int, tokens: int) -> Plan:
         return Tiling(whole, loaded, min(8, power_of_two(-(-held // 2048))), stages)
 
     average = tiling(2**20, 128, stages=3)._replace(num_warps=4)
-    gather = tiling(64, 2**20, stages=2)
     if tokens > 32:
-        attend, spread = tiling(32, 128, 2, warps=2), tiling(64, 64, 3, warps=2)
+        attend = tiling(32, 128, stages=2, warps=2)
     else:
-        attend = tiling(32, 32, stages=3 if tokens <= 4 else 2)
-        spread = tiling(64, max(16, power_of_two(tokens)), stages=3)
+        attend = tiling(max(32, width // 2), 32, stages=3 if tokens <= 4 else 2)
+    gather = tiling(64, 2**20, stages=3)
+    loaded = max(16, min(2048 // width, power_of_two(tokens)))
+    spread = tiling(64, loaded, stages=3, warps=loaded // 16)
     return Plan(segment, average, attend, gather, spread)
 
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from .prefix_layout import Inputs, Pull, Sizes, Sum, Tiling
-from .prefix_tiles import Later, Program, Queries, add_keys, exp2, log_add, plus
+from .prefix_tiles import Later, Program, add_keys, log_add, plus
 from .softmax import finite_top
-from .triton import dot
+from .triton import dot, exp2
 
 
 def average_kernel(inputs: Inputs, sums_ref: Sum, *, sizes: Sizes, tiling: Tiling):
@@ -53,12 +53,12 @@ def attend_kernel(inputs: Inputs, before_ref: Sum, out_ref, lse_ref, *, sizes, t
 
         aged = seen._replace(top=seen.top - lanes.rate * tiling.steps)
         by_row, by_lane = tile.fold_tokens(inputs, add, (None, aged))
-        lse = log_add(by_row.lse, program.of_rows(seen.lse) - since)
+        top = program.of_rows(seen.top) - since
+        lse = log_add(by_row[:2], (top, program.of_rows(seen.total)))
         tile.rows.store(lse_ref, lse)
-        total = finite_top(lse if context is None else log_add(lse, context.lse))
+        total = program.total_lse(lse, context)
         out = exp2(by_row.top - total)[:, None] * by_row.value
-        before = exp2(program.of_rows(seen.top) - since - total)
-        out += program.spread(before, seen.value, rows.query.dtype)
+        out += program.spread(exp2(top - total), seen.value, rows.query.dtype)
         if context is not None:
             beside = exp2(context.lse - total)
             out += program.spread(beside, context.value, rows.query.dtype)
@@ -131,10 +131,10 @@ def spread_kernel(
     program = Program.of(sizes, tiling, sides=2)
     lanes = program.queries(inputs)
     rows, after = program.rows(lanes), lanes.at(tiling.steps)
-    row_bias, bias = program.bias(rows), program.bias(after)
+    row_bias, bias = program.bias(rows).T, program.bias(after).T
     context = program.load_context(inputs)
     dtype, scale = rows.query.dtype, sizes.width**-0.5
-    own, now = program.own.astype(dtype), program.side[:, None] == 0
+    own, now = program.own.astype(dtype), program.side[None, :] == 0
 
     def load(tile):
         run = tile.rows
@@ -145,35 +145,37 @@ def spread_kernel(
         later, sums = carry
         d_out = tile.rows.load(pull_ref.value)
         pull, lse = Pull(d_out, shift), tile.total_lse(lse, context)
-        later_lse, later_value = finite_top(later.lse), later.pull.value.astype(dtype)
+        later_value = later.pull.value.astype(dtype)
 
         def spread(tokens, sums):
             d_query, d_rows, d_lanes = sums
-            by_row = exp2(tokens.scores(rows, row_bias) - lse[:, None])
-            by_lane = exp2(tokens.scores(lanes, bias) - later_lse[:, None])
+            by_row = exp2(tokens.columns(rows, row_bias) - lse[None, :])
+            by_lane = exp2(tokens.columns(lanes, bias) - later.lse[None, :])
             d_row = by_row * tokens.pulled(pull)
             d_lane = by_lane * tokens.pulled(later.pull)
-            by_lane = jnp.where(now, by_lane, 0.0).astype(dtype)
-            d_value = dot(by_row.astype(dtype), d_out, trans_a=True)
-            d_value += dot(by_lane, later_value, trans_a=True)
+            d_value = dot(by_row.astype(dtype), d_out)
+            d_value += dot(jnp.where(now, by_lane, 0.0).astype(dtype), later_value)
             tokens.run.store(d_value_ref, d_value)
-            d_score = jnp.where(now, d_lane, 0.0) + dot(own, d_row, trans_a=True)
+            d_score = jnp.where(now, d_lane, 0.0) + dot(d_row.astype(dtype), own)
             d_score = (d_score * scale).astype(dtype)
-            tokens.run.store(d_key_ref, dot(d_score, lanes.query, trans_a=True))
-            return d_query + dot(d_score, tokens.key), d_rows + d_row, d_lanes + d_lane
+            tokens.run.store(d_key_ref, dot(d_score, lanes.query))
+            d_query += dot(d_score, tokens.key, trans_a=True)
+            return d_query, d_rows + d_row, d_lanes + d_lane
 
         sums = tile.fold_tokens(inputs, spread, sums)
         return program.and_rows(later, lanes, rows, first, lse, pull), sums
 
-    def zeros(queries: Queries, columns: int = tiling.tokens):
-        return jnp.zeros((queries.rate.size, columns))
-
-    sums = zeros(lanes, sizes.width), zeros(rows), zeros(lanes)
-    later = Later(program.load_segment(after_lse_ref), program.load_pull(after_ref))
+    sums = (
+        jnp.zeros((program.lanes, sizes.width)),
+        jnp.zeros_like(row_bias),
+        jnp.zeros_like(bias),
+    )
+    later_lse = finite_top(program.load_segment(after_lse_ref))
+    later = Later(later_lse, program.load_pull(after_ref))
     _, sums = program.fold_tiles_back(load, spread_tile, (later, sums))
     d_query, d_rows, d_lanes = sums
     program.store_latents(d_query_ref, program.by_latent(d_query).sum(0))
-    by_age = (d_lanes * jnp.where(now, program.age(after), 1.0)).sum(1)
-    row_ages = (d_rows * program.age(rows)).sum(1)
+    by_age = (d_lanes * jnp.where(now, program.age(after).T, 1.0)).sum(0)
+    row_ages = (d_rows * program.age(rows).T).sum(0)
     by_age += jnp.where(program.own, row_ages[:, None], 0.0).sum(0)
     program.store_latents(d_rate_ref, -program.by_latent(by_age).sum(0))

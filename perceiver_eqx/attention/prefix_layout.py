@@ -107,10 +107,6 @@ class Sum(NamedTuple):
     total: Any
     value: Any
 
-    @property
-    def lse(self):
-        return self.top + jnp.log2(self.total)
-
 
 class Pull(NamedTuple):
     """Cotangents of rows, summed by their weights: where these rows see a token with

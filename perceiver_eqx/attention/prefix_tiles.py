@@ -9,19 +9,18 @@ of the two rows per latent.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
 from .prefix_layout import LOG2_E, Inputs, Pull, Sizes, Sum, Tiling
 from .softmax import finite_top
-from .triton import dot, load, store, triton
+from .triton import dot, exp2, fma, load, log2, store
 
 
 class Later(NamedTuple):
-    """What comes after a tile: the log-sum-exp as of the next step, by lane, and the
-    pull of all rows from there on."""
+    """What comes after a tile: the log-sum-exp as of the next step, by lane, 0 if that
+    saw nothing, and the pull of all rows from there on."""
 
     lse: Any
     pull: Pull
@@ -166,17 +165,18 @@ class Program(NamedTuple):
         """Adds the rows of a tile to what comes after it."""
         steps = self.tiling.steps
         weights = exp2(self.of_rows(first) - rows.rate * rows.step - lse)
-        kept = exp2(first - lanes.rate * steps - finite_top(later.lse))
+        kept = exp2(first - lanes.rate * steps - later.lse)
         value, shift = map(self._older, later.pull)
         old = Pull(kept[:, None] * value, kept * shift)
-        return Later(first, plus(old, self.pull(weights, rows.step, pull)))
+        # Triton starts loads ahead only in loops that hand on nothing as they got it.
+        return Later(finite_top(first), plus(old, self.pull(weights, rows.step, pull)))
 
     def pull(self, weights, ages, pull: Pull) -> Pull:
         """The rows' pull on their lanes: by their weights on the first side, and by
         these times their ages on the other."""
         half = self.lanes // 2
-        row, lane = jnp.arange(self.size)[:, None], jnp.arange(self.lanes)[None, :]
-        parts = jnp.where(lane < half, 1.0, ages[:, None])
+        lane, row = jnp.arange(self.lanes)[:, None], jnp.arange(self.size)[None, :]
+        parts = jnp.where(lane < half, weights[None, :], (weights * ages)[None, :])
         parts = jnp.where(row % half == lane % half, parts, 0.0)
         shift = weights * pull.shift
         now, aged = (
@@ -184,7 +184,7 @@ class Program(NamedTuple):
             for x in (shift, shift * ages)
         )
         return Pull(
-            dot(weights[:, None] * parts, pull.value, trans_a=True),
+            dot(parts, pull.value),
             jnp.where(
                 self.side == 0, now.reshape(self.lanes), aged.reshape(self.lanes)
             ),
@@ -203,6 +203,13 @@ class Program(NamedTuple):
             return None
         lse, value = map(self.load_head, inputs.context)
         return Context(self.of_rows(lse), value)
+
+    def total_lse(self, lse, context: Context | None):
+        """What to take off the rows' scores, the context's included: 0 for rows that
+        saw nothing."""
+        return finite_top(
+            lse if context is None else log_add((lse, 1.0), (context.lse, 1.0))
+        )
 
     def load_head(self, ref):
         """Of the latents of the head, by lane."""
@@ -282,9 +289,8 @@ class Tile(NamedTuple):
         )
 
     def total_lse(self, lse, context: Context | None):
-        """What to take off the rows' scores: `inf` for rows past the end, 0 for those
-        that saw nothing."""
-        lse = finite_top(lse if context is None else log_add(lse, context.lse))
+        """The program's, or `inf` for rows past the end."""
+        lse = self.program.total_lse(lse, context)
         return jnp.where(self.rows.inside, lse, jnp.inf)
 
     def first_lse(self, ref):
@@ -332,16 +338,30 @@ class Tokens(NamedTuple):
     mask: Any
 
     def scores(self, queries: Queries, bias):
-        scale = LOG2_E * self.key.shape[1] ** -0.5
-        scores = dot(queries.query, self.key, trans_b=True) * scale + bias
-        if self.mask is None and self.run.count is None:
-            return scores
-        there = self.run.inside if self.mask is None else self.mask & self.run.inside
-        return scores + jnp.where(there, 0.0, -jnp.inf)[None, :]
+        """Those of each query on these tokens, with such a bias, a row each."""
+        scores = fma(dot(queries.query, self.key, trans_b=True), self._scale, bias)
+        return scores if self._bars is None else scores + self._bars[None, :]
+
+    def columns(self, queries: Queries, bias):
+        """The same, a column each."""
+        scores = fma(dot(self.key, queries.query, trans_b=True), self._scale, bias)
+        return scores if self._bars is None else scores + self._bars[:, None]
 
     def pulled(self, pull: Pull):
-        """The gradient of each weight on these tokens, of rows with such a pull."""
-        return dot(pull.value, self.value, trans_b=True) - pull.shift[:, None]
+        """The gradient of each weight on these tokens, of rows with such a pull, a
+        column each."""
+        return dot(self.value, pull.value, trans_b=True) - pull.shift[None, :]
+
+    @property
+    def _scale(self) -> float:
+        return LOG2_E * self.key.shape[1] ** -0.5
+
+    @property
+    def _bars(self):
+        if self.mask is None and self.run.count is None:
+            return None
+        there = self.run.inside if self.mask is None else self.mask & self.run.inside
+        return jnp.where(there, 0.0, -jnp.inf)
 
 
 def add_keys(sums: Sum | None, scores, values) -> Sum:
@@ -361,19 +381,6 @@ def add_keys(sums: Sum | None, scores, values) -> Sum:
 
 
 def log_add(a, b):
-    top = finite_top(jnp.maximum(a, b))
-    return top + jnp.log2(exp2(a - top) + exp2(b - top))
-
-
-def exp2(x):
-    if jax.default_backend() != "gpu":
-        return jnp.exp2(x)
-    # What Triton makes of it keeps results below 1e-38, at three more operations.
-    (y,) = triton.elementwise_inline_asm(
-        "ex2.approx.ftz.f32 $0, $1;",
-        args=[x],
-        constraints="=f,f",
-        pack=1,
-        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
-    )
-    return y
+    """The logarithm of two totals' sum, each with what was taken off its scores."""
+    top = finite_top(jnp.maximum(a[0], b[0]))
+    return top + log2(exp2(a[0] - top) * a[1] + exp2(b[0] - top) * b[1])

@@ -51,7 +51,7 @@ def run_kernel(
         ),
         grid=(programs,),
         input_output_aliases=updates or {},
-        interpret=jax.default_backend() != "gpu",
+        interpret=not _on_gpu(),
         compiler_params=triton.CompilerParams(
             num_warps=num_warps, num_stages=num_stages
         ),
@@ -80,3 +80,40 @@ def dot(a, b, **transposed):
 def power_of_two(size: int) -> int:
     """The least power of two that is no less: arrays in a kernel have such sizes."""
     return 1 << math.ceil(math.log2(size))
+
+
+# What Triton makes of these keeps results below 1e-38, or takes more operations: three
+# more for a power, one for a product and a sum, and twenty for a logarithm.
+
+
+def exp2(x):
+    return _inline("ex2.approx.ftz.f32 $0, $1;", x) if _on_gpu() else jnp.exp2(x)
+
+
+def log2(x):
+    return _inline("lg2.approx.ftz.f32 $0, $1;", x) if _on_gpu() else jnp.log2(x)
+
+
+def fma(x, y: float, z):
+    """`x * y + z`, rounded once."""
+    if not _on_gpu():
+        return x * y + z
+    factors, terms = jnp.full_like(x, y), jnp.broadcast_to(z, x.shape)
+    return _inline("fma.rn.ftz.f32 $0, $1, $2, $3;", x, factors, terms)
+
+
+def _inline(assembly: str, *arrays):
+    """Runs an instruction on each number of float32 arrays of one shape."""
+    assert triton is not None
+    (result,) = triton.elementwise_inline_asm(
+        assembly,
+        args=arrays,
+        constraints=",".join(["=f"] + ["f"] * len(arrays)),
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(arrays[0].shape, jnp.float32)],
+    )
+    return result
+
+
+def _on_gpu() -> bool:
+    return jax.default_backend() == "gpu"

@@ -6,8 +6,10 @@
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import jax
@@ -17,6 +19,7 @@ from .memory import prefix_attend_bytes, train_step_bytes
 
 
 MIB, GIB = 2**20, 2**30
+HEADS = (8, 64), (4, 128)
 
 
 def main() -> None:
@@ -126,56 +129,58 @@ def attention_against_cudnn() -> list[dict]:
     print(f"one, and useful operations as a share of {ceiling / 1e12:.0f} TFLOP/s")
     print("   rows   heads    causal       1      2      8     64   window   share")
     found = []
-    for heads, head_dim in ((8, 64), (4, 128)):
-        for rows in (65_536, 131_072):
-            seconds = speed.time_against_cudnn(rows, heads, head_dim)
-            found.append(
-                {"rows": rows, "heads": heads, "head_dim": head_dim, **seconds}
-            )
-            ratios = "  ".join(
-                f"{seconds['causal'] / seconds[f'latents {latents}']:.3f}"
-                for latents in (1, 2, 8, 64)
-            )
-            window = seconds["window 512"] / seconds["sliding"]
-            share = 6 * rows**2 * heads * head_dim / seconds["latents 8"] / ceiling
-            print(
-                f"{rows:>7,}  {heads}x{head_dim:<4} {seconds['causal'] * 1e3:>6.1f} ms"
-                f"   {ratios}    {window:.3f}   {share:.3f}",
-                flush=True,
-            )
+    for (heads, head_dim), rows in product(HEADS, (65_536, 131_072)):
+        seconds = speed.time_against_cudnn(rows, heads, head_dim)
+        found.append({"rows": rows, "heads": heads, "head_dim": head_dim, **seconds})
+        ratios = "  ".join(
+            f"{seconds['causal'] / seconds[f'latents {latents}']:.3f}"
+            for latents in (1, 2, 8, 64)
+        )
+        window = seconds["window 512"] / seconds["sliding"]
+        share = 6 * rows**2 * heads * head_dim / seconds["latents 8"] / ceiling
+        print(
+            f"{rows:>7,}  {heads}x{head_dim:<4} {seconds['causal'] * 1e3:>6.1f} ms"
+            f"   {ratios}    {window:.3f}   {share:.3f}",
+            flush=True,
+        )
     return found
 
 
 def cross_attention_against_cudnn() -> list[dict]:
-    print("causal cross-attention, 8 heads x 64, 8,192 steps of 8 queries, forward +")
-    print("backward: rate of useful operations against cuDNN's causal attention")
+    print(
+        "causal cross-attention, 8,192 steps of 8 queries, forward + backward: rate of"
+    )
+    print("useful operations against cuDNN's causal attention")
+    print("keys   heads")
     found = []
-    for keys in (64, 20, 65):
-        seconds = speed.time_of_cross_attention(8192, 8, keys)
+    for (heads, head_dim), keys in product(HEADS, (64, 20, 65)):
+        seconds = speed.time_of_cross_attention(8192, 8, keys, heads, head_dim)
         rate = seconds["causal"] * keys / 8 / seconds["cross"]
-        found.append({"keys": keys, **seconds, "rate": rate})
+        of_what = {"keys": keys, "heads": heads, "head_dim": head_dim}
+        found.append({**of_what, **seconds, "rate": rate})
         print(
-            f"{keys:>4} keys  {seconds['cross'] * 1e3:>7.1f} ms  {rate:.3f}", flush=True
+            f"{keys:>4}  {heads}x{head_dim:<4}  {seconds['cross'] * 1e3:>7.1f} ms  "
+            f"{rate:.3f}",
+            flush=True,
         )
     return found
 
 
 def prefix_attend_against_copy() -> list[dict]:
     copy = speed.copy_bandwidth()
-    print(
-        "prefix_attend, 1,048,576 tokens, 8 latents, 8 heads x 64, bfloat16: time over"
-    )
+    print("prefix_attend, 1,048,576 tokens, 8 latents, width 512, bfloat16: time over")
     print(f"that of moving its bytes once at {copy / 1e12:.2f} TB/s")
-    print("tokens a step     forward            forward + backward")
+    print("tokens a step   heads     forward            forward + backward")
     found = []
-    for per_step in (64, 8, 1):
-        of_one = speed.time_of_prefix_attend(2**20, per_step)
-        found.append({"per_step": per_step, "copy": copy, **of_one})
+    for (heads, head_dim), per_step in product(HEADS, (64, 8, 1)):
+        of_one = speed.time_of_prefix_attend(2**20, per_step, heads, head_dim)
+        of_what = {"per_step": per_step, "heads": heads, "head_dim": head_dim}
+        found.append({**of_what, "copy": copy, **of_one})
         ratios = [of_one[f"{what}_bytes"] / copy for what in ("forward", "both")]
         print(
-            f"{per_step:>13}  {of_one['forward'] * 1e3:>7.2f} ms "
-            f"{of_one['forward'] / ratios[0]:>6.2f}  {of_one['both'] * 1e3:>9.2f} ms "
-            f"{of_one['both'] / ratios[1]:>6.2f}",
+            f"{per_step:>13}  {heads}x{head_dim:<4} "
+            f"{of_one['forward'] * 1e3:>7.2f} ms {of_one['forward'] / ratios[0]:>6.2f}"
+            f"  {of_one['both'] * 1e3:>9.2f} ms {of_one['both'] / ratios[1]:>6.2f}",
             flush=True,
         )
     return found
@@ -197,7 +202,7 @@ def training_steps() -> list[dict]:
         ["--bytes=33554432", "--window=512", "--chunk-steps=2048", "--repeats=0"],
     ):
         found.append(run := _train_step(options))
-        seconds = min(run["seconds"])
+        seconds = statistics.median(run["seconds"])
         print(
             f"{run['bytes']:>10,}  {run['window'] or 'all':>6}  {run['heads']:>5}  "
             f"{run['parameters']:>10,}  {seconds:>7.2f} s  "

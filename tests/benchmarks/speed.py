@@ -126,10 +126,13 @@ def time_against_cudnn(rows: int, heads: int, head_dim: int) -> dict:
     return dict(zip(calls, median_seconds(*calls.values()), strict=True))
 
 
-def time_of_cross_attention(steps: int, queries: int, keys: int) -> dict:
-    """Seconds of causal cross-attention in bfloat16, 8 heads x 64, forward and
-    backward, and of cuDNN's plain causal attention over the queries alone."""
-    rows, columns = (steps * queries, 8, 64), (steps * keys, 8, 64)
+def time_of_cross_attention(
+    steps: int, queries: int, keys: int, heads: int, head_dim: int
+) -> dict:
+    """Seconds of causal cross-attention in bfloat16, forward and backward, and of
+    cuDNN's plain causal attention over the queries alone."""
+    rows = steps * queries, heads, head_dim
+    columns = steps * keys, heads, head_dim
     query, key, value, d_out = normals(jnp.bfloat16, rows, columns, columns, rows)
     mask = StepMask(steps, steps, queries, keys)
     cross = partial(with_gradients(under(mask)), [query, key, value], d_out)
@@ -138,14 +141,17 @@ def time_of_cross_attention(steps: int, queries: int, keys: int) -> dict:
     return dict(zip(("causal", "cross"), seconds, strict=True))
 
 
-def time_of_prefix_attend(tokens: int, per_step: int) -> dict:
-    """Seconds of `prefix_attend` in bfloat16, 8 latents, 8 heads x 64, forward alone
-    and with the backward pass, and the bytes that each must move: inputs and results
-    once, and backward the output too."""
+def time_of_prefix_attend(
+    tokens: int, per_step: int, heads: int, head_dim: int
+) -> dict:
+    """Seconds of `prefix_attend` in bfloat16, 8 latents, forward alone and with the
+    backward pass, and the bytes that each must move: inputs and results once, and
+    backward the output too."""
     steps = tokens // per_step
-    of_tokens, of_latents = (steps, per_step, 8, 64), (steps, 8, 8, 64)
+    of_latent = 8, heads, head_dim
+    of_tokens, of_latents = (steps, per_step, heads, head_dim), (steps, *of_latent)
     query, key, value, d_out = normals(
-        jnp.bfloat16, (8, 8, 64), of_tokens, of_tokens, of_latents
+        jnp.bfloat16, of_latent, of_tokens, of_tokens, of_latents
     )
 
     def attention(*arrays):
