@@ -172,6 +172,7 @@ def test_only_long_bfloat16_on_a_gpu_takes_the_kernels(monkeypatch):
 
 def test_without_a_triton_backend_the_scan_steps_in_with_a_warning(monkeypatch):
     x = jnp.ones((4 * prefix.TILE + 1, 1, 1, 32), jnp.bfloat16)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     expected = prefix_attend(x[0], x, x)[0]
     monkeypatch.setattr(prefix, "HAS_TRITON", False)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

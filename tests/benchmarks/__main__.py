@@ -45,8 +45,8 @@ def main() -> None:
         if part.__name__ in args.only:
             results[part.__name__] = part()
             print(flush=True)
-    if args.json is not None:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+            if args.json is not None:
+                args.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def memory_of_prefix_attend() -> dict[int, int]:
