@@ -11,7 +11,10 @@ from .attention.softmax import SoftmaxAverage as SoftmaxAverage
 from .attention.softmax import empty_average as empty_average
 from .attention.softmax import merge as merge
 from .generate import generate as generate
+from .generate import stream as stream
 from .model import CausalPerceiver as CausalPerceiver
+from .sampling import Rules as Rules
+from .score import log_prob as log_prob
 from .state import PerceiverState as PerceiverState
 
 

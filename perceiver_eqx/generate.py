@@ -1,6 +1,7 @@
-"""Sampling: one byte after the other, from a state that never looks back."""
+"""Generation: one byte after the other, from a state that never looks back."""
 
-import math
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -8,163 +9,297 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import lax
-from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Int, Integer, PRNGKeyArray, UInt8
+from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
 from .adapters.byte_lm import ByteLM, ByteState
-from .adapters.bytes import NUM_BYTES
-from .checks import check_shape, check_sizes
+from .adapters.bytes import NUM_BYTES, Symbols, symbols_of
+from .checks import check_sizes
+from .sampling import RECENT, Processor, Rules
 
 
-# Below this temperature, dividing by it would leave the range of float32.
-COLDEST = 1e-6
+# Prompts enter in pieces of so many steps, each of which compiles once.
+PIECES = (512, 64, 8, 1)
 
 
 def generate(
     model: ByteLM,
-    prompt: bytes | bytearray | Integer[Array, " prompt"],
+    prompt: Symbols | Sequence[Symbols],
     num_bytes: int,
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    context: bytes | bytearray | Integer[Array, " source"] | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    processors: Sequence[Processor] = (),
+    stop: bytes | Sequence[bytes] = (),
+    num_samples: int | None = None,
+    context: Symbols | None = None,
+    state: ByteState | None = None,
     key: PRNGKeyArray,
-) -> UInt8[Array, " num_bytes"]:
+) -> UInt8[Array, " num_bytes"] | list[UInt8[Array, " num_bytes"]]:
     """Continue a prompt. The past is never computed again: each byte costs the same.
 
+    It runs on the host and jits its parts: each of up to four sizes of pieces by which
+    prompts enter, and one step for so many rows, compile once whatever the lengths.
+
     Args:
-        prompt: bytes to go on from; may be empty, and may end inside a step.
-        num_bytes: how many to add, at least 1.
-        temperature: divides the logits; 0 (and anything below 1e-6) takes the most
-            likely byte.
-        top_k: keep the `top_k` most likely bytes, 1 to 256.
-        top_p: keep the fewest most likely bytes whose probabilities sum to `top_p`, in
-            (0, 1], after `top_k`.
+        prompt: bytes to go on from, or a list of such, of any lengths. May be empty,
+            and may end inside a step.
+        num_bytes: how many to add at most, at least 1.
+        temperature, top_k, top_p, min_p, repetition_penalty, processors: how to draw a
+            byte, as in `Rules`.
+        stop: generation ends before the first of these byte strings.
+        num_samples: how many continuations of the one prompt; `None` for one alone.
         context: bytes that every step sees, for a model with `use_context`.
-        key: the same key gives the same bytes.
+        state: where to go on from; `None` for the beginning. It is left as it is.
+        key: the same key gives the same bytes. A list of prompts, and several samples,
+            take one each of `jax.random.split(key, len(prompts))`.
 
     Returns:
-        the added bytes.
+        the added bytes; a list of them for a list of prompts or several samples.
 
     Raises:
-        ValueError: for a value outside its range.
-        TypeError: for a model that is no `ByteLM`, or a prompt or context that is
+        ValueError: for a value outside its range, or a context beside a state (the
+            state has its own).
+        TypeError: for a model that is no `ByteLM`, or a prompt, context or stop that is
             neither bytes nor integers.
-
-    Source:
-        Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020)
-        for `top_p`.
+        RuntimeError: if the bytes go past the `max_steps` of `state`.
     """
+    rules = Rules(temperature, top_k, top_p, min_p, repetition_penalty, processors)
+    many = isinstance(prompt, list | tuple)
+    if num_samples is not None:
+        check_sizes(num_samples=num_samples)
+        if many:
+            raise ValueError(
+                "`num_samples` must be None for a list of prompts, got "
+                f"{num_samples} for {len(prompt)} prompts. Repeat the prompts instead."
+            )
+    prompts = list(prompt) if many else [cast(Symbols, prompt)]
+    stops = _stops(stop)
+    rows = _start(model, prompts, num_bytes, context, state)
+    if not rows:
+        return []
+    count = len(rows) * (num_samples or 1)
+    alone = not many and num_samples is None
+    keys = key[None] if alone else jr.split(key, count)
+    texts = [bytearray() for _ in range(count)]
+    ends: list[int | None] = [None] * count
+    for drawn in _draw(model, rules, rows, keys, num_bytes):
+        for at, (text, more) in enumerate(zip(texts, drawn, strict=True)):
+            if ends[at] is None:
+                text += more
+                ends[at] = _end(text, len(text) - len(more), stops)
+        if None not in ends:
+            break
+    found = [
+        jnp.asarray(np.frombuffer(text[:end], np.uint8))
+        for text, end in zip(texts, ends, strict=True)
+    ]
+    return found[0] if alone else found
+
+
+def stream(
+    model: ByteLM,
+    prompt: Symbols,
+    num_bytes: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    processors: Sequence[Processor] = (),
+    stop: bytes | Sequence[bytes] = (),
+    context: Symbols | None = None,
+    state: ByteState | None = None,
+    key: PRNGKeyArray,
+) -> Iterator[bytes]:
+    """`generate`, step by step: the same bytes, as soon as they are known.
+
+    Args:
+        As `generate` takes them.
+
+    Yields:
+        the next bytes, at most those of a step, and none that may yet turn out to be
+        the beginning of a `stop`.
+
+    Raises:
+        As `generate` does, before the first byte.
+    """
+    rules = Rules(temperature, top_k, top_p, min_p, repetition_penalty, processors)
+    stops = _stops(stop)
+    rows = _start(model, [prompt], num_bytes, context, state)
+    drawn = _draw(model, rules, rows, key[None], num_bytes)
+    return _told(drawn, stops)
+
+
+def _told(drawn: Iterator[list[bytes]], stops: Sequence[bytes]) -> Iterator[bytes]:
+    text, told = bytearray(), 0
+    for (more,) in drawn:
+        text += more
+        end = _end(text, len(text) - len(more), stops)
+        safe = len(text) - _begun(text, stops) if end is None else end
+        if safe > told:
+            yield bytes(text[told:safe])
+            told = safe
+        if end is not None:
+            return
+    if len(text) > told:
+        yield bytes(text[told:])
+
+
+def _stops(stop: bytes | Sequence[bytes]) -> list[bytes]:
+    stops = [stop] if isinstance(stop, bytes) else list(stop)
+    for one in stops:
+        if not isinstance(one, bytes):
+            raise TypeError(f"`stop` must be bytes or a list of them, got {one!r}.")
+        if not one:
+            raise ValueError(f"`stop` must hold no empty bytes, got {stop!r}.")
+    return stops
+
+
+def _end(text: bytearray, seen: int, stops: Sequence[bytes]) -> int | None:
+    """Where the first of the stops begins, of which none lies in the first `seen`."""
+    places = [text.find(one, max(0, seen - len(one) + 1)) for one in stops]
+    return min((place for place in places if place >= 0), default=None)
+
+
+def _begun(text: bytearray, stops: Sequence[bytes]) -> int:
+    """How many of the last bytes may be the beginning of a stop."""
+    lengths = range(max(map(len, stops), default=1) - 1, 0, -1)
+    return next((n for n in lengths if any(text.endswith(one[:n]) for one in stops)), 0)
+
+
+class _Row(eqx.Module):
+    """A continuation: where it stands, the newest bytes, how many steps were drawn."""
+
+    state: ByteState
+    recent: Int[Array, " recent"]
+    steps: Int[Array, ""]
+
+
+def _start(
+    model: ByteLM,
+    prompts: Sequence[Symbols],
+    num_bytes: int,
+    context: Symbols | None,
+    state: ByteState | None,
+) -> list[_Row]:
+    """Where to begin to draw: after all that each prompt finishes."""
     if not isinstance(model, ByteLM):
         raise TypeError(f"`model` must be a ByteLM, got {type(model).__name__}.")
     check_sizes(num_bytes=num_bytes)
-    if not 0 <= temperature < math.inf:
-        raise ValueError(
-            f"`temperature` must be at least 0 and finite, got {temperature}."
+    texts = [symbols_of("prompt", prompt) for prompt in prompts]
+    if state is None:
+        most = max((text.size for text in texts), default=0) + num_bytes
+        source = (
+            None if context is None else jnp.asarray(symbols_of("context", context))
         )
-    if top_k is not None and not 1 <= top_k <= 256:
-        raise ValueError(f"`top_k` must be between 1 and 256, got {top_k}.")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"`top_p` must lie in (0, 1], got {top_p}.")
-    prompt = _symbols("prompt", prompt)
-    context = None if context is None else _symbols("context", context)
-    rules = (temperature, 256 if top_k is None else top_k, top_p or 1.0)
-    return _generate(model, prompt, int(num_bytes), rules, context, key)
-
-
-def filter_logits(
-    logits: Float[Array, " symbols"],
-    temperature: ArrayLike,
-    top_k: ArrayLike,
-    top_p: ArrayLike,
-) -> Float[Array, " symbols"]:
-    """Logits to sample from: `-inf` for symbols that are ruled out.
-
-    Args:
-        temperature: above 0; `top_k`, `top_p`: as in `generate`.
-    """
-    logits = (logits - logits.max()) / temperature
-    order = jnp.argsort(logits, descending=True)
-    ranks = jnp.arange(order.size)
-    falling = jnp.where(ranks < top_k, logits[order], -jnp.inf)
-    probabilities = jax.nn.softmax(falling)
-    before = jnp.cumsum(probabilities) - probabilities
-    # The most likely symbol always stays; further ones while the sum is short of top_p.
-    kept = (before < top_p) | (jnp.asarray(top_p) >= 1) | (ranks == 0)
-    return jnp.zeros_like(logits).at[order].set(jnp.where(kept, falling, -jnp.inf))
-
-
-def _symbols(name: str, text) -> Int[Array, " n"]:
-    if isinstance(text, bytes | bytearray):
-        text = np.frombuffer(text, np.uint8)
-    elif isinstance(text, str):
-        raise TypeError(f"`{name}` must be bytes, got a str; pass {name}.encode().")
-    kind = getattr(text, "dtype", None)
-    if kind is None or not jnp.issubdtype(kind, jnp.integer):
-        raise TypeError(f"`{name}` must be bytes or an integer array, got {text!r}.")
-    check_shape(name, text, name)
-    if isinstance(text, Tracer):  # it has no values yet to check
-        return text.astype(jnp.int32)
-    symbols = np.asarray(text)
-    if symbols.size and not (0 <= symbols.min() and symbols.max() < NUM_BYTES):
+        state = _init_state(model, source, _room(model, most))
+    elif context is not None:
         raise ValueError(
-            f"`{name}` must hold bytes, 0 to 255, got {symbols.min()} to "
-            f"{symbols.max()}."
+            "`context` must be None where a `state` is given, which has its own; use "
+            "`model.add_context(state, context)`."
         )
-    return jnp.asarray(symbols, jnp.int32)
+    return [_read(model, state, text) for text in texts]
+
+
+def _room(model: ByteLM, num_bytes: int) -> int | None:
+    """Steps to make room for, if past latents are kept: few sizes, each compiles."""
+    if model.latent_window is not None:
+        return None
+    steps = -(-num_bytes // model.bytes_per_step)
+    return 1 << (steps - 1).bit_length()
+
+
+def _read(model: ByteLM, state: ByteState, text: np.ndarray) -> _Row:
+    per_step = model.bytes_per_step
+    last, begun = np.asarray(state.last_step), np.asarray(state.unfinished)
+    text = np.concatenate([begun[begun >= 0], text])
+    whole = text.size // per_step
+    tokens, at = text[: whole * per_step].reshape(whole, per_step), 0
+    for size in PIECES:
+        while whole - at >= size:
+            state = _advance(model, state, tokens[at : at + size])
+            at += size
+    left = np.full(per_step, -1, np.int32)
+    left[: text.size % per_step] = text[whole * per_step :]
+    before = np.concatenate([last[last < NUM_BYTES], text[: whole * per_step]])
+    recent = np.concatenate([np.full(RECENT, -1), before])[-RECENT:]
+    return _Row(
+        eqx.tree_at(lambda s: s.unfinished, state, jnp.asarray(left)),
+        jnp.asarray(recent, jnp.int32),
+        jnp.zeros((), jnp.int32),
+    )
 
 
 @eqx.filter_jit
-def _generate(model, prompt, num_bytes, rules, context, key):
-    per_step = model.bytes_per_step
-    whole_steps, inside = divmod(prompt.size, per_step)
-    steps = -(-(inside + num_bytes) // per_step)
-    state = model.init_state(context, max_steps=whole_steps + steps)
-    if whole_steps:
-        whole = prompt[: whole_steps * per_step].reshape(whole_steps, per_step)
-        state, _ = model.advance_latents(state, whole)
-    # Of the step where the prompt ends, its last bytes are given, not drawn.
-    given = jnp.full((steps, per_step), -1, jnp.int32)
-    given = given.at[0, :inside].set(prompt[whole_steps * per_step :])
-
-    def take_step(state, of_step):
-        given, key = of_step
-        return _sample_step(model, state, given, rules, key)
-
-    _, drawn = lax.scan(take_step, state, (given, jr.split(key, steps)))
-    return drawn.ravel()[inside : inside + num_bytes].astype(jnp.uint8)
+def _init_state(model: ByteLM, context, max_steps: int | None) -> ByteState:
+    return model.init_state(context, max_steps)
 
 
-def _sample_step(
+@eqx.filter_jit
+def _advance(model: ByteLM, state: ByteState, tokens) -> ByteState:
+    return model.advance_latents(state, tokens)[0]
+
+
+def _draw(
     model: ByteLM,
-    state: ByteState,
-    given: Int[Array, " bytes_per_step"],
-    rules: tuple,
-    key: PRNGKeyArray,
-) -> tuple[ByteState, Int[Array, " bytes_per_step"]]:
-    """Draw the bytes of one step, but for those given (0 or more)."""
-    # The step's own bytes do not matter to its latents, so any will do.
-    after, latents = model.advance_latents(state, jnp.zeros_like(given)[None])
-    readout = model.perceiver.decoder(latents)
+    rules: Rules,
+    rows: Sequence[_Row],
+    keys: Array,
+    num_bytes: int,
+) -> Iterator[list[bytes]]:
+    """The next bytes for every key, step by step, until each has `num_bytes`: of its
+    row, or of the only one."""
+    copies = len(keys) // len(rows)
+    given = copies * [int(row.state.inside) for row in rows]
+    left = [num_bytes] * len(keys)
+    stacked = jax.tree.map(lambda *x: jnp.repeat(jnp.stack(x), copies, 0), *rows)
 
-    def take_byte(carry, of_byte):
-        before, cache = carry
-        position, readout, given, key = of_byte
-        logits, cache = model.outputs.next_byte(readout, before, position, cache)
-        byte = jnp.where(given >= 0, given, _draw(logits, rules, key))
-        return (byte, cache), byte
+    def told(drawn) -> list[bytes]:
+        found = []
+        for at, symbols in enumerate(np.asarray(drawn, np.uint8)):
+            new = symbols[given[at] :][: left[at]]
+            given[at], left[at] = 0, left[at] - new.size
+            found.append(new.tobytes())
+        return found
 
-    positions = jnp.arange(given.size)
-    keys = jr.split(key, given.size)
-    start = state.last_step[-1], model.outputs.empty_cache(model.dtype)
-    _, drawn = lax.scan(take_byte, start, (positions, readout[0], given, keys))
-    return ByteState(after.perceiver, drawn), drawn
+    # The next step is on its way while the last one is looked at.
+    coming = None
+    for _ in range(-(-(max(given) + num_bytes) // model.bytes_per_step)):
+        stacked, drawn = _draw_step((model, rules, keys), stacked)
+        if coming is not None:
+            yield told(coming)
+        coming = drawn
+    yield told(coming)
 
 
-def _draw(logits: Float[Array, " symbols"], rules: tuple, key) -> Int[Array, ""]:
-    temperature, top_k, top_p = rules
-    likeliest = jnp.argmax(logits)
-    safe = jnp.maximum(temperature, COLDEST)
-    drawn = jr.categorical(key, filter_logits(logits, safe, top_k, top_p))
-    return jnp.where(temperature < COLDEST, likeliest, drawn).astype(jnp.int32)
+@eqx.filter_jit(donate="all-except-first")
+def _draw_step(fixed: tuple[ByteLM, Rules, Array], rows: _Row):
+    """The bytes of a step of every row: those it has, and the others drawn."""
+    model, rules, keys = fixed
+
+    def draw_step(row: _Row, key: PRNGKeyArray):
+        state, given = row.state, row.state.unfinished
+        # The step's own bytes do not matter to its latents, so any will do.
+        after, latents = model.advance_latents(state, jnp.zeros_like(given)[None])
+        readout = model.perceiver.decoder(latents)[0]
+
+        def draw_byte(carry, of_byte):
+            before, recent, cache = carry
+            position, readout, given, key = of_byte
+            logits, cache = model.outputs.next_byte(readout, before, position, cache)
+            byte = jnp.where(given >= 0, given, rules.draw(logits, recent, key))
+            recent = jnp.append(recent[1:], byte)
+            return (byte, recent, cache), byte
+
+        keys = jr.split(jr.fold_in(key, row.steps), given.size)
+        begin = state.last_step[-1], row.recent, model.outputs.empty_cache(model.dtype)
+        of_bytes = jnp.arange(given.size), readout, given, keys
+        (_, recent, _), drawn = lax.scan(draw_byte, begin, of_bytes)
+        after = eqx.tree_at(lambda s: s.last_step, after, drawn)
+        return _Row(after, recent, row.steps + 1), drawn
+
+    return jax.vmap(draw_step)(rows, keys)

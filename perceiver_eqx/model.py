@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
+from .attention.softmax import merge
 from .checks import (
     check_multiples,
     check_probabilities,
@@ -182,6 +183,19 @@ class CausalPerceiver(eqx.Module):
                 "to come, or build the model with a finite `latent_window`."
             )
         return self._state(context, cache)
+
+    def add_context(
+        self, state: PerceiverState, context: Float[Array, "source context_dim"]
+    ) -> PerceiverState:
+        """Show one more piece of the context to all steps that are yet to come.
+
+        However a context is cut into pieces, in whatever order, they see the same.
+
+        Raises:
+            ValueError: for a model built without a context.
+        """
+        more = self.encoder.read_context(context)
+        return eqx.tree_at(lambda s: s.context, state, merge(state.context, more))
 
     def advance(
         self,

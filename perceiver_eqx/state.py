@@ -1,6 +1,7 @@
 """What is kept of the past: the state that `advance` carries from step to step."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int
@@ -106,3 +107,7 @@ class PerceiverState(eqx.Module):
     context: SoftmaxAverage
     prefix: SoftmaxAverage
     cache: KeyValueCache
+
+    def num_bytes(self) -> int:
+        """Bytes of memory of all arrays: constant, however long the stream."""
+        return sum(x.nbytes for x in jax.tree.leaves(self))

@@ -32,6 +32,8 @@ PREFIX = "tests/attention/test_prefix.py::"
 ATTEND = "tests/attention/test_attend.py::"
 PARTS = "tests/attention/test_parts.py::"
 FUSED = "tests/attention/test_prefix_fused.py::"
+STREAMING = "tests/test_streaming.py::"
+GENERATE = "tests/test_generate.py::"
 
 MUTANTS = (
     Mutant(
@@ -217,6 +219,55 @@ MUTANTS = (
         "weights = jnp.where(age >= 0, jnp.exp(lse",
         "weights = jnp.where(age == 0, jnp.exp(lse",
         FUSED + "test_the_kernels_equal_the_scan_forward_and_backward",
+    ),
+    Mutant(
+        "streaming: ring one step too short",
+        "perceiver_eqx/model.py",
+        "self._cache(self.latent_window - 1, rolling=True",
+        "self._cache(max(self.latent_window - 2, 0), rolling=True",
+        STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
+    ),
+    Mutant(
+        "streaming: a step finished one byte early",
+        "perceiver_eqx/adapters/byte_lm.py",
+        "finished = first + per_step <= end",
+        "finished = first + per_step <= end + 1",
+        STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
+    ),
+    Mutant(
+        "streaming: bytes of an unfinished step forgotten",
+        "perceiver_eqx/adapters/byte_lm.py",
+        "begun = jnp.pad(jnp.maximum(state.unfinished, 0), (0, steps * per_step))",
+        "begun = jnp.zeros((steps + 1) * per_step, jnp.int32)",
+        STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
+    ),
+    Mutant(
+        "streaming: every piece of a context placed first",
+        "perceiver_eqx/adapters/byte_lm.py",
+        "embedded = self._embed_context(context, state.context_bytes)",
+        "embedded = self._embed_context(context, 0)",
+        STREAMING + "test_a_context_in_pieces_is_seen_as_one",
+    ),
+    Mutant(
+        "scoring: one byte after the end counts",
+        "perceiver_eqx/score.py",
+        "return after, jnp.where(place < count, each, 0.0)",
+        "return after, jnp.where(place <= count, each, 0.0)",
+        STREAMING + "test_log_prob_is_that_of_the_whole_sequence",
+    ),
+    Mutant(
+        "generation: every step drawn by the same key",
+        "perceiver_eqx/generate.py",
+        "return _Row(after, recent, row.steps + 1), drawn",
+        "return _Row(after, recent, row.steps), drawn",
+        GENERATE + "test_every_step_is_drawn_by_a_key_of_its_own",
+    ),
+    Mutant(
+        "generation: a stop that spans two steps missed",
+        "perceiver_eqx/generate.py",
+        "max(0, seen - len(one) + 1)",
+        "max(0, seen)",
+        GENERATE + "test_generation_ends_before_the_first_stop",
     ),
 )
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceiver_eqx import generate
-from perceiver_eqx.generate import filter_logits
+from perceiver_eqx import Rules, generate, stream
+from perceiver_eqx.sampling import filter_logits
 from tests.helpers import normals
 from tests.models import TOKENS, byte_inputs, byte_lm
 from tests.strategies import seeds
@@ -61,10 +61,8 @@ def test_the_same_key_draws_the_same_bytes_and_another_key_others():
 
 def test_samples_follow_the_models_own_probabilities():
     model = byte_lm(1, num_layers=1)
-    prompt = jnp.frombuffer(b"xy", jnp.uint8)
-    keys = jr.split(jr.key(0), 4000)
-    draw = jax.jit(jax.vmap(lambda key: generate(model, prompt, 1, key=key)[0]))
-    counts = np.bincount(draw(keys), minlength=256)
+    drawn = generate(model, b"xy", 1, num_samples=4000, key=jr.key(0))
+    counts = np.bincount(np.concatenate(drawn), minlength=256)
     tokens = jnp.array([[*b"xy", 0]])
     expected = 4000 * jax.nn.softmax(model(tokens)[0, 2])
     likely = expected > 20
@@ -89,6 +87,114 @@ def test_filters_keep_the_fewest_likely_symbols(seed, top_k, top_p):
     assert np.all(kept[order[:count]])
 
 
+PROMPTS = [b"", b"ab", b"abc", b"abcdefgh" * 4]
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_prompts_of_any_lengths_go_on_together_as_one_by_one(window):
+    model = byte_lm(window, num_layers=1)
+    together = generate(model, PROMPTS, 10, key=jr.key(0))
+    for prompt, key, found in zip(
+        PROMPTS, jr.split(jr.key(0), 4), together, strict=True
+    ):
+        assert found.tolist() == generate(model, prompt, 10, key=key).tolist()
+
+
+def test_samples_of_a_prompt_are_those_of_the_prompt_repeated():
+    model = byte_lm(3, num_layers=1)
+    samples = generate(model, b"abcd", 7, num_samples=3, key=jr.key(0))
+    repeated = generate(model, [b"abcd"] * 3, 7, key=jr.key(0))
+    assert [x.tolist() for x in samples] == [x.tolist() for x in repeated]
+    assert len({tuple(x.tolist()) for x in samples}) == 3
+
+
+def test_every_step_is_drawn_by_a_key_of_its_own():
+    def all_alike(logits, recent):
+        return jnp.zeros_like(logits)
+
+    model = byte_lm(3, num_layers=1)
+    found = generate(model, b"", 300, processors=[all_alike], key=jr.key(0))
+    steps = {tuple(step) for step in found.reshape(-1, TOKENS).tolist()}
+    assert len(steps) == 100
+    assert len(set(found.tolist())) > 100
+
+
+def test_no_prompt_is_continued_by_nothing():
+    assert generate(byte_lm(3, num_layers=1), [], 7, key=jr.key(0)) == []
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("cut", [0, 3, 5, 11])
+def test_a_state_is_gone_on_from_more_than_once(window, cut):
+    model, prompt = byte_lm(window, num_layers=1), b"abcdefghijk"
+    state = model.init_state(max_steps=16)
+    if cut:
+        head = jnp.frombuffer(prompt[:cut], jnp.uint8)
+        state, _ = eqx.filter_jit(model.advance_bytes)(state, head)
+    for seed in (0, 1):
+        found = generate(model, prompt[cut:], 9, state=state, key=jr.key(seed))
+        whole = generate(model, prompt, 9, key=jr.key(seed))
+        assert found.tolist() == whole.tolist()
+
+
+def test_a_stream_gives_the_same_bytes_step_by_step():
+    model = byte_lm(3, num_layers=1)
+    whole = generate(model, b"abcd", 12, key=jr.key(0))
+    pieces = list(stream(model, b"abcd", 12, key=jr.key(0)))
+    assert [len(piece) for piece in pieces] == [2, 3, 3, 3, 1]
+    assert b"".join(pieces) == np.asarray(whole).tobytes()
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 19), st.integers(1, 6), st.integers(0, 19), st.integers(1, 6))
+def test_generation_ends_before_the_first_stop(one, length, other, more):
+    model = byte_lm(3, num_layers=1)
+    whole = np.asarray(generate(model, b"a", 20, key=jr.key(3))).tobytes()
+    stops = [whole[one : one + length], whole[other : other + more]]
+    expected = whole[: min(map(whole.index, stops))]
+    found = generate(model, b"a", 20, stop=stops, key=jr.key(3))
+    pieces = list(stream(model, b"a", 20, stop=stops, key=jr.key(3)))
+    assert np.asarray(found).tobytes() == b"".join(pieces) == expected
+    assert all(pieces)
+
+
+def test_what_only_begins_a_stop_is_told_in_the_end():
+    model = byte_lm(3, num_layers=1)
+    whole = np.asarray(generate(model, b"a", 7, key=jr.key(3))).tobytes()
+    pieces = stream(model, b"a", 7, stop=whole[5:] + b"..", key=jr.key(3))
+    assert b"".join(pieces) == whole
+
+
+def test_prompts_of_other_lengths_compile_nothing_anew():
+    traced = []
+
+    def count(logits, recent):
+        traced.append(recent)
+        return logits
+
+    model = byte_lm(3, num_layers=1)
+    for length in (0, 1, 2, 3, 4, 5, 30):
+        generate(model, bytes(length), 2 + length, processors=[count], key=jr.key(0))
+    assert len(traced) == 1
+
+
+def test_processors_see_the_newest_bytes_and_change_the_logits():
+    def double(logits, recent):
+        """The last byte but one again."""
+        return jnp.where(jnp.arange(256) == recent[-2], logits, -jnp.inf)
+
+    found = generate(
+        byte_lm(3, num_layers=1), b"xyz--ab", 7, processors=[double], key=jr.key(0)
+    )
+    assert np.asarray(found).tobytes() == b"abababa"
+
+
+def test_the_repetition_penalty_weakens_what_was_there():
+    logits, recent = jnp.array([2.0, -2.0, 2.0, -2.0]), jnp.array([-1, 0, 1, 1])
+    found = Rules(repetition_penalty=2.0).process(logits, recent)
+    assert found.tolist() == [1.0, -4.0, 2.0, -2.0]
+
+
 def test_filters_as_computed_by_hand():
     logits = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
 
@@ -101,6 +207,10 @@ def test_filters_as_computed_by_hand():
     assert kept(1.0, 256, 0.4) == [True, False, False, False]
     # Of the two that top_k leaves, 0.5 / 0.8 already sums to 0.6.
     assert kept(1.0, 2, 0.6) == [True, False, False, False]
+    # Of the likeliest, 0.15 is 0.3, and at half the temperature 0.09.
+    assert kept(1.0, 4, 1.0, 0.29) == [True, True, True, False]
+    assert kept(0.5, 4, 1.0, 0.29) == [True, True, False, False]
+    assert kept(1.0, 4, 1.0, 1.0) == [True, False, False, False]
 
 
 def test_equal_logits_are_told_apart_by_rank():
@@ -132,8 +242,25 @@ def test_a_prompt_that_holds_no_bytes_is_refused():
         ({"temperature": float("nan")}, "`temperature` must be at least 0 and finite"),
         ({"top_k": 0}, "`top_k` must be between 1 and 256, got 0"),
         ({"top_p": 0.0}, r"`top_p` must lie in \(0, 1\], got 0.0"),
+        ({"min_p": 1.1}, r"`min_p` must lie in \[0, 1\], got 1.1"),
+        ({"repetition_penalty": 0.0}, "`repetition_penalty` must be above 0"),
+        ({"num_samples": 0}, "`num_samples` must be at least 1, got 0"),
+        ({"prompt": [b"a"], "num_samples": 2}, "`num_samples` must be None for a list"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(change, message):
+    arguments = {"prompt": b"a", "num_bytes": 3, **change}
     with pytest.raises(ValueError, match=message):
-        generate(byte_lm(3), b"a", key=jr.key(0), **{"num_bytes": 3, **change})
+        generate(byte_lm(3), key=jr.key(0), **arguments)
+
+
+@pytest.mark.parametrize("stop", [b"", [b"a", b""]])
+def test_an_empty_stop_is_refused(stop):
+    with pytest.raises(ValueError, match="`stop` must hold no empty bytes"):
+        generate(byte_lm(3), b"a", 3, stop=stop, key=jr.key(0))
+
+
+def test_a_context_beside_a_state_is_refused():
+    model = byte_lm(3, True)
+    with pytest.raises(ValueError, match="use `model.add_context"):
+        generate(model, b"a", 3, context=b"b", state=model.init_state(), key=jr.key(0))

@@ -10,8 +10,8 @@ from tests.readme_example import example
 
 ROOT = Path(__file__).parent.parent
 NAMES = (
-    "ByteLM CausalPerceiver SoftmaxAverage StepMask attend explain_engine generate "
-    "merge prefix_attend"
+    "ByteLM CausalPerceiver Rules SoftmaxAverage StepMask attend explain_engine "
+    "generate log_prob merge prefix_attend stream"
 )
 
 

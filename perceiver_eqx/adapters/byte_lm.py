@@ -1,8 +1,10 @@
 """`ByteLM`: a language model over bytes, of a `CausalPerceiver` and byte adapters."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..checks import check_multiples, check_shape, check_sizes
@@ -38,13 +40,29 @@ HYPERPARAMETERS = (
 class ByteState(eqx.Module):
     """All that a `ByteLM` keeps of the bytes it has seen.
 
+    It is a PyTree of arrays: saved, moved, stacked and kept aside like any other. From
+    one state, any number of continuations.
+
     Attributes:
-        perceiver: the state after the steps before the last one.
-        last_step: the bytes of the last step, which the Perceiver is yet to see.
+        perceiver: what the Perceiver keeps. It sees every step one step late.
+        last_step: the bytes of the last finished step, which it is yet to see.
+        unfinished: the bytes of the step after that, -1 for those yet to come.
+        context_bytes: how many bytes of the context were read.
     """
 
     perceiver: PerceiverState
     last_step: Int[Array, " bytes_per_step"]
+    unfinished: Int[Array, " bytes_per_step"]
+    context_bytes: Int[Array, ""]
+
+    @property
+    def inside(self) -> Int[Array, ""]:
+        """How many bytes of the unfinished step there are."""
+        return jnp.sum(self.unfinished >= 0)
+
+    def num_bytes(self) -> int:
+        """Bytes of memory of all arrays: constant, however long the stream."""
+        return sum(x.nbytes for x in jax.tree.leaves(self))
 
 
 class ByteLM(eqx.Module):
@@ -214,10 +232,34 @@ class ByteLM(eqx.Module):
         Raises:
             ValueError: as `CausalPerceiver.init_state` does.
         """
-        state = self.perceiver.init_state(
-            self._embed_context(context), max_steps=max_steps, dtype=self.dtype
+        state = ByteState(
+            self.perceiver.init_state(max_steps=max_steps, dtype=self.dtype),
+            last_step=_begin(self.bytes_per_step),
+            unfinished=jnp.full((self.bytes_per_step,), -1, jnp.int32),
+            context_bytes=jnp.zeros((), jnp.int32),
         )
-        return ByteState(state, _begin(self.bytes_per_step))
+        return state if context is None else self.add_context(state, context)
+
+    def add_context(
+        self, state: ByteState, context: Integer[Array, " source"]
+    ) -> ByteState:
+        """Read the next piece of the context, of any length, which all steps that are
+        yet to come will see.
+
+        However a context is cut into pieces, they see the same.
+
+        Raises:
+            ValueError: for a model built without a context.
+        """
+        embedded = self._embed_context(context, state.context_bytes)
+        return eqx.tree_at(
+            lambda s: (s.perceiver, s.context_bytes),
+            state,
+            (
+                self.perceiver.add_context(state.perceiver, embedded),
+                state.context_bytes + context.size,
+            ),
+        )
 
     def advance(
         self,
@@ -233,12 +275,71 @@ class ByteLM(eqx.Module):
 
         Raises:
             ValueError, TypeError: for the tokens, as a call does.
-            RuntimeError: when run, if the steps go past `max_steps`.
+            RuntimeError: when run, if the steps go past `max_steps`, or if the state
+                stands inside a step (`advance_bytes` goes on from there).
         """
         latents_key, logits_key = split_key(key)
+        last_step = eqx.error_if(
+            state.last_step,
+            state.inside > 0,
+            "`state` must stand at the end of a step, but holds some bytes of one that "
+            "is not finished; go on with `advance_bytes`.",
+        )
+        state = eqx.tree_at(lambda s: s.last_step, state, last_step)
         after, latents = self.advance_latents(state, tokens, key=latents_key)
         logits = self.logits(latents, tokens, state.last_step[-1], key=logits_key)
         return after, logits
+
+    def advance_bytes(
+        self, state: ByteState, data: Integer[Array, " bytes"]
+    ) -> tuple[ByteState, Float[Array, "bytes 256"]]:
+        """Take the next bytes, any number of them, from and to anywhere in a step.
+
+        However a sequence is cut, the logits are equal.
+
+        Returns:
+            the state after them, and their logits, each from the bytes before it.
+
+        Raises:
+            ValueError: for data of another shape, or of no byte.
+            TypeError: for data that are not integers.
+            RuntimeError: when run, if the steps go past `max_steps`.
+        """
+        check_shape("data", data, "bytes")
+        _check_integers("data", data)
+        per_step, count = self.bytes_per_step, data.size
+        # As many steps as the bytes may touch. All but the last two are finished by
+        # them wherever they begin; how many of those are, depends on that.
+        steps = -(-(per_step - 1 + count) // per_step)
+        begun = jnp.pad(jnp.maximum(state.unfinished, 0), (0, steps * per_step))
+        symbols = lax.dynamic_update_slice(
+            begun, data.astype(jnp.int32), (state.inside,)
+        )
+        tokens = symbols[: steps * per_step].reshape(steps, per_step)
+        end = state.inside + count
+
+        def take_step(state, of_step):
+            tokens, first = of_step
+            # One that is not begun shall not count as one too many.
+            seen = jnp.where(first < end, state.perceiver.steps, 0)
+            counted = eqx.tree_at(lambda s: s.perceiver.steps, state, seen)
+            after, latents = self.advance_latents(counted, tokens[None])
+            finished = first + per_step <= end
+            kept = jax.tree.map(lambda *x: jnp.where(finished, *x), after, state)
+            return kept, latents[0]
+
+        finished, after, latents = max(steps - 2, 0), state, []
+        if finished:
+            after, first = self.advance_latents(state, tokens[:finished])
+            latents.append(first)
+        places = per_step * jnp.arange(finished, steps)
+        after, last = lax.scan(take_step, after, (tokens[finished:], places))
+        latents = jnp.concatenate([*latents, last])
+        logits = self.logits(latents, tokens, state.last_step[-1]).reshape(-1, 256)
+        left = lax.dynamic_slice(symbols, (end - end % per_step,), (per_step,))
+        left = jnp.where(jnp.arange(per_step) < end % per_step, left, -1)
+        after = eqx.tree_at(lambda s: s.unfinished, after, left)
+        return after, lax.dynamic_slice_in_dim(logits, state.inside, count)
 
     def latents(
         self,
@@ -252,7 +353,8 @@ class ByteLM(eqx.Module):
         self._check_tokens(tokens)
         delayed = _delayed(_begin(self.bytes_per_step), tokens)
         inputs = self.inputs(delayed, self.dtype)
-        return self.perceiver.latents(inputs, self._embed_context(context), key=key)
+        embedded = None if context is None else self._embed_context(context)
+        return self.perceiver.latents(inputs, embedded, key=key)
 
     def advance_latents(
         self,
@@ -261,13 +363,21 @@ class ByteLM(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[ByteState, Float[Array, "steps latents latent_dim"]]:
-        """The first half of `advance`: the state after the steps, and their latents."""
+        """The first half of `advance`: the state after the steps, and their latents.
+        Bytes of an unfinished step must be among the tokens: the state's are dropped.
+        """
         self._check_tokens(tokens)
         delayed = _delayed(state.last_step, tokens)
         perceiver, latents = self.perceiver.advance_latents(
             state.perceiver, self.inputs(delayed, self.dtype), key=key
         )
-        return ByteState(perceiver, tokens[-1].astype(jnp.int32)), latents
+        after = ByteState(
+            perceiver,
+            last_step=tokens[-1].astype(jnp.int32),
+            unfinished=jnp.full_like(state.unfinished, -1),
+            context_bytes=state.context_bytes,
+        )
+        return after, latents
 
     def logits(
         self,
@@ -287,21 +397,26 @@ class ByteLM(eqx.Module):
     def _check_tokens(self, tokens: Integer[Array, "steps bytes_per_step"]) -> None:
         per_step = self.bytes_per_step
         check_shape("tokens", tokens, "steps bytes_per_step", bytes_per_step=per_step)
-        if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise TypeError(f"`tokens` must be integers, got {tokens.dtype}.")
-        if tokens.shape[0] == 0:
-            raise ValueError("`tokens` must hold at least 1 step, got none.")
+        _check_integers("tokens", tokens)
 
-    def _embed_context(self, context: Integer[Array, " source"] | None) -> Array | None:
-        if context is None:
-            return None
+    def _embed_context(
+        self, context: Integer[Array, " source"], start: Int[Array, ""] | int = 0
+    ) -> Array:
         if self.contexts is None:
             raise ValueError(
                 "`context` was given to a model built without one; build it with "
                 "`use_context=True`."
             )
         check_shape("context", context, "source")
-        return self.contexts(context.astype(jnp.int32), self.dtype)
+        return self.contexts(context.astype(jnp.int32), self.dtype, start)
+
+
+def _check_integers(name: str, symbols: Array) -> None:
+    if not jnp.issubdtype(symbols.dtype, jnp.integer):
+        raise TypeError(f"`{name}` must be integers, got {symbols.dtype}.")
+    if symbols.shape[0] == 0:
+        what = "step" if symbols.ndim == 2 else "byte"
+        raise ValueError(f"`{name}` must hold at least 1 {what}, got none.")
 
 
 def _begin(num_bytes: int) -> Int[Array, " num_bytes"]:

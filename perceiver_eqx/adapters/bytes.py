@@ -4,8 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray, UInt8
 
+from ..checks import check_shape
 from ..layers import Embedding, Linear
 from ..positions import LearnedPositions, sinusoids
 from ..processor import CausalProcessor
@@ -14,6 +16,34 @@ from ..state import KeyValueCache
 
 NUM_BYTES = 256
 BEGIN = 256  # stands before the first byte, where nothing was read yet
+
+# What bytes are given as: integers from 0 to 255 in an array, or Python's own.
+Symbols = bytes | bytearray | np.ndarray | Array
+
+
+def symbols_of(name: str, text: Symbols) -> UInt8[np.ndarray, " n"]:
+    """Bytes as an array, checked.
+
+    Raises:
+        ValueError: for integers that are no bytes.
+        TypeError: for anything else.
+    """
+    if isinstance(text, bytes | bytearray):
+        text = np.frombuffer(text, np.uint8)
+    elif isinstance(text, str):
+        raise TypeError(f"`{name}` must be bytes, got a str; pass {name}.encode().")
+    kind = getattr(text, "dtype", None)
+    if kind is None or not jnp.issubdtype(kind, jnp.integer):
+        raise TypeError(f"`{name}` must be bytes or an integer array, got {text!r}.")
+    check_shape(name, text, name)
+    symbols = np.asarray(text)
+    wide = symbols.dtype != np.uint8
+    if wide and symbols.size and not (0 <= symbols.min() and symbols.max() < NUM_BYTES):
+        raise ValueError(
+            f"`{name}` must hold bytes, 0 to 255, got {symbols.min()} to "
+            f"{symbols.max()}."
+        )
+    return symbols.astype(np.uint8, copy=False)
 
 
 class ByteInput(eqx.Module):
@@ -53,10 +83,14 @@ class ByteContext(eqx.Module):
         self.embedding = Embedding(NUM_BYTES, dim, key=key)
 
     def __call__(
-        self, symbols: Integer[Array, " source"], dtype: DTypeLike
+        self,
+        symbols: Integer[Array, " source"],
+        dtype: DTypeLike,
+        start: Int[Array, ""] | int = 0,
     ) -> Float[Array, "source dim"]:
+        """Tokens of a piece of the source, whose first byte has the place `start`."""
         tokens = self.embedding(symbols, dtype)
-        places = sinusoids(jnp.arange(symbols.size), tokens.shape[-1])
+        places = sinusoids(start + jnp.arange(symbols.size), tokens.shape[-1])
         return tokens + places.astype(tokens.dtype)
 
 
