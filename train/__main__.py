@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import equinox as eqx
 import jax.random as jr
 import tyro
 
+from perceiver_eqx import stream
 from perceiver_eqx.pretrained import load as load_model
 
 from . import configs
@@ -18,7 +20,7 @@ from .config import SampleConfig, TrainConfig
 from .data.stream import open_all, open_split
 from .data.windows import validation_batches
 from .evaluate import evaluate
-from .loop import sample_text, train
+from .loop import train
 from .loss import batch_bits
 
 
@@ -26,7 +28,7 @@ USAGE = """\
 python -m train [COMMAND] [OPTIONS]
 
   train [CONFIG]   train a model on any file or folder, as bytes (the default)
-  sample           continue a prompt with a trained model
+  sample           continue a prompt with a trained model, byte by byte
   evaluate         bits per byte of a trained model on any file or folder
 
 COMMAND --help lists the options. CONFIG is one of: {configs}.
@@ -35,10 +37,17 @@ COMMAND --help lists the options. CONFIG is one of: {configs}.
 
 @dataclass(frozen=True)
 class SampleOptions(SampleConfig):
-    """Continue a prompt with a trained model."""
+    """Continue a prompt with a trained model, byte by byte as they come. `--prompt -`
+    reads it from the standard input."""
 
     model: Path = Path("runs/laptop/model.safetensors")
     """The model's file."""
+    min_p: float | None = None
+    """Keep bytes at least so many times as probable as the most likely one."""
+    repetition_penalty: float = 1.0
+    """Weakens the bytes among the last 64; 1 for none."""
+    stop: tuple[str, ...] = ()
+    """Texts before which to end."""
     seed: int = 0
     """The same seed gives the same bytes."""
 
@@ -111,7 +120,31 @@ def _train(words: list[str]) -> None:
 
 def _sample(words: list[str]) -> None:
     options = _parse(SampleOptions, "sample", words)
-    print(sample_text(load_model(options.model), options, jr.key(options.seed)))
+    model, output = load_model(options.model), sys.stdout.buffer
+    prompt = options.prompt.encode()
+    if options.prompt == "-":
+        prompt = sys.stdin.buffer.read()
+    try:
+        pieces = stream(
+            model,
+            prompt,
+            options.num_bytes,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+            stop=[text.encode() for text in options.stop],
+            key=jr.key(options.seed),
+        )
+        for piece in chain([prompt], pieces):
+            output.write(piece)
+            output.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        output.write(b"\n")
+        output.flush()
 
 
 def _evaluate(words: list[str]) -> None:

@@ -1,5 +1,14 @@
+import io
+import sys
+
+import jax.random as jr
+import numpy as np
 import pytest
 
+import train.__main__
+from perceiver_eqx import generate
+from perceiver_eqx.pretrained import save
+from tests.models import byte_lm
 from train.__main__ import main
 
 
@@ -50,3 +59,37 @@ def test_bad_words_and_values_are_refused_with_what_to_do(
     assert code == 2
     assert message in " ".join(printed.replace("│", " ").split())
     assert "Traceback" not in printed
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save(path, byte_lm(3, num_layers=1))
+    return str(path)
+
+
+@pytest.mark.parametrize("from_standard_input", [False, True])
+def test_a_sample_is_the_prompt_and_what_generate_adds(
+    capfdbinary, monkeypatch, model_file, from_standard_input
+):
+    standard_input = io.TextIOWrapper(io.BytesIO(b"abcd"))
+    monkeypatch.setattr(sys, "stdin", standard_input)
+    prompt = "-" if from_standard_input else "abcd"
+    options = ["--prompt", prompt, "--num-bytes", "9", "--temperature", "0"]
+    main(["sample", "--model", model_file, *options, "--stop", "no such text"])
+    model = byte_lm(3, num_layers=1)
+    added = generate(model, b"abcd", 9, temperature=0.0, key=jr.key(0))
+    expected = b"abcd" + np.asarray(added).tobytes() + b"\n"
+    assert capfdbinary.readouterr().out == expected
+
+
+def test_an_interrupted_sample_ends_its_line(capfdbinary, monkeypatch, model_file):
+    def interrupted(*_, **__):
+        yield b"xy"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.__main__, "stream", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        main(["sample", "--model", model_file, "--prompt", "ab"])
+    assert exit_.value.code == 130
+    assert capfdbinary.readouterr() == (b"abxy\n", b"")
