@@ -269,6 +269,14 @@ MUTANTS = (
         "max(0, seen)",
         GENERATE + "test_generation_ends_before_the_first_stop",
     ),
+    Mutant(
+        "compression: bytes reach the latents of their own step",
+        "perceiver_eqx/adapters/byte_lm.py",
+        "delayed = _delayed(state.last_step, tokens)",
+        "delayed = tokens.astype(jnp.int32)",
+        "tests/train/test_compress.py::"
+        "test_the_code_is_as_long_as_the_model_is_surprised",
+    ),
 )
 
 

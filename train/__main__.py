@@ -1,4 +1,4 @@
-"""The command line: `python -m train [train|sample|evaluate] --help`."""
+"""The command line: `python -m train [COMMAND] --help`."""
 
 import sys
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from perceiver_eqx import stream
 from perceiver_eqx.pretrained import load as load_model
 
 from . import configs
+from .compress import compress, decompress
 from .config import SampleConfig, TrainConfig
 from .data.stream import open_all, open_split
 from .data.windows import validation_batches
@@ -30,6 +31,8 @@ python -m train [COMMAND] [OPTIONS]
   train [CONFIG]   train a model on any file or folder, as bytes (the default)
   sample           continue a prompt with a trained model, byte by byte
   evaluate         bits per byte of a trained model on any file or folder
+  compress         make a file smaller, without loss, by a trained model
+  decompress       make it what it was
 
 COMMAND --help lists the options. CONFIG is one of: {configs}.
 """
@@ -74,6 +77,24 @@ class EvaluateOptions:
     """How much to read at most, spread evenly; None for all."""
 
 
+@dataclass(frozen=True)
+class CompressOptions:
+    """Make a file smaller, without loss, by what a trained model expects. It is bound
+    to that model, and to this machine and build. Some thousand bytes a second."""
+
+    path: Path
+    """The file."""
+    out: Path
+    """Where the result goes."""
+    model: Path = Path("runs/laptop/model.safetensors")
+    """The model's file."""
+
+
+@dataclass(frozen=True)
+class DecompressOptions(CompressOptions):
+    """Make a compressed file what it was."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command.
 
@@ -92,9 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _sample(words)
         elif command == "evaluate":
             _evaluate(words)
+        elif command in ("compress", "decompress"):
+            _code(command, words)
         else:
             raise ValueError(
-                f"there is no command {command!r}; choose train, sample or evaluate."
+                f"there is no command {command!r}; choose train, sample, evaluate, "
+                "compress or decompress."
             )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -145,6 +169,21 @@ def _sample(words: list[str]) -> None:
     finally:
         output.write(b"\n")
         output.flush()
+
+
+def _code(command: str, words: list[str]) -> None:
+    kind = CompressOptions if command == "compress" else DecompressOptions
+    options = _parse(kind, command, words)
+    model, data = load_model(options.model), options.path.read_bytes()
+
+    def progress(done: int) -> None:
+        print(f"\r{done:,} bytes", end="", file=sys.stderr, flush=True)
+
+    code = compress if command == "compress" else decompress
+    result = code(model, data, progress=progress)
+    options.out.write_bytes(result)
+    print(file=sys.stderr)
+    print(f"{len(data):,} bytes to {len(result):,} in {options.out}")
 
 
 def _evaluate(words: list[str]) -> None:

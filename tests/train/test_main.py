@@ -26,7 +26,9 @@ def test_help_lists_the_commands_and_configs(capsys):
         assert word in printed
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+@pytest.mark.parametrize(
+    "command", ["train", "sample", "evaluate", "compress", "decompress"]
+)
 def test_every_command_has_help(capsys, command):
     code, printed = exit_of(capsys, command, "--help")
     assert code == 0
@@ -36,7 +38,10 @@ def test_every_command_has_help(capsys, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "no command 'trian'; choose train, sample or evaluate"),
+        (
+            ["trian"],
+            "no command 'trian'; choose train, sample, evaluate, compress or",
+        ),
         (["train", "laptob"], "no config 'laptob'; choose one of"),
         (["train", "smoke", "--batch-sise", "3"], "batch-sise"),
         (["train", "smoke", "--steps", "many"], "many"),
@@ -93,3 +98,15 @@ def test_an_interrupted_sample_ends_its_line(capfdbinary, monkeypatch, model_fil
         main(["sample", "--model", model_file, "--prompt", "ab"])
     assert exit_.value.code == 130
     assert capfdbinary.readouterr() == (b"abxy\n", b"")
+
+
+def test_a_file_is_compressed_and_comes_back(tmp_path, capsys, model_file):
+    path, small, back = (tmp_path / name for name in ("a", "b", "c"))
+    path.write_bytes(b"some bytes, and some more bytes")
+    model = ["--model", model_file]
+    main(["compress", "--path", str(path), "--out", str(small), *model])
+    main(["decompress", "--path", str(small), "--out", str(back), *model])
+    assert back.read_bytes() == path.read_bytes()
+    printed = capsys.readouterr().out
+    assert f"31 bytes to {small.stat().st_size} in" in printed
+    assert f"{small.stat().st_size} bytes to 31 in" in printed

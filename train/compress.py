@@ -1,0 +1,189 @@
+"""Lossless compression by a model's own probabilities.
+
+Each byte is coded in as many bits as the model is surprised by it, and to be decoded,
+it must be expected as much without having been seen. So a code is as long as `log_prob`
+says only if nothing leaks from a byte into its own probability. Coding and decoding run
+the same compiled functions, byte by byte, since the last bit matters.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import constriction
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import softmax
+from jaxtyping import Array, Float, Int
+
+from perceiver_eqx import ByteLM, ByteState
+from perceiver_eqx.adapters.bytes import BEGIN, ByteOutput
+from perceiver_eqx.state import KeyValueCache
+
+
+# Its types are hidden from type checkers in a module that is not Python.
+coding: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
+
+# What stands before the code: a mark, how many bytes there are, their checksum, and the
+# beginnings of the hashes of model and build.
+HEADER = struct.Struct("<4sQI4s4s")
+MARK = b"pqx1"
+
+
+def compress(
+    model: ByteLM, data: bytes, *, progress: Callable[[int], None] = lambda done: None
+) -> bytes:
+    """The data in fewer bytes, if the model expects them.
+
+    Args:
+        data: any bytes.
+        progress: is told how many bytes were coded, now and then.
+
+    Returns:
+        a header of 24 bytes, which names the model and the build, and the code.
+
+    Source:
+        Martin, "Range encoding" (1979), by the library constriction.
+    """
+    coder = coding.queue.RangeEncoder()
+
+    def encode(at: int, expected: Any) -> int:
+        coder.encode(data[at], expected)
+        return data[at]
+
+    _each_byte(model, len(data), encode, progress)
+    made_by = _model_hash(model), _build_hash()
+    header = HEADER.pack(MARK, len(data), zlib.crc32(data), *made_by)
+    return header + coder.get_compressed().astype("<u4").tobytes()
+
+
+def decompress(
+    model: ByteLM,
+    compressed: bytes,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> bytes:
+    """The data that `compress` was given.
+
+    Raises:
+        ValueError: for what `compress` did not make, or made by another model or build,
+            or for a damaged code.
+    """
+    code = compressed[HEADER.size :]
+    if (
+        not compressed.startswith(MARK)
+        or len(compressed) < HEADER.size
+        or len(code) % 4
+    ):
+        raise ValueError(
+            "`compressed` must be all that `compress` returned, got "
+            f"{len(compressed)} bytes that begin with {compressed[:4]!r}."
+        )
+    _, num_bytes, checksum, model_hash, build_hash = HEADER.unpack_from(compressed)
+    if model_hash != (own := _model_hash(model)):
+        raise ValueError(
+            "`compressed` must have been made by this model, whose hash is "
+            f"{own.hex()}, got one made by {model_hash.hex()}. Pass that model."
+        )
+    if build_hash != _build_hash():
+        here = ", ".join(f"{name} {version}" for name, version in _build().items())
+        raise ValueError(
+            "`compressed` must have been made by this build, since the last bit of "
+            f"every probability matters, got one made by another. Here are {here}. Use "
+            "what it was made by."
+        )
+    coder = coding.queue.RangeDecoder(np.frombuffer(code, "<u4").astype(np.uint32))
+    data = bytearray()
+
+    def decode(at: int, expected: Any) -> int:
+        data.append(coder.decode(expected))
+        return data[-1]
+
+    _each_byte(model, num_bytes, decode, progress)
+    if zlib.crc32(data) != checksum:
+        raise ValueError(
+            "`compressed` is damaged, or was made where floating-point numbers are "
+            "rounded otherwise: its checksum is not that of what it decodes to."
+        )
+    return bytes(data)
+
+
+def _model_hash(model: ByteLM) -> bytes:
+    """Of all that a model computes with."""
+    found = hashlib.sha256(json.dumps(model.hyperparameters, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)):
+        found.update(np.asarray(leaf).tobytes())
+    return found.digest()[:4]
+
+
+def _build_hash() -> bytes:
+    return hashlib.sha256(json.dumps(_build()).encode()).digest()[:4]
+
+
+def _build() -> dict[str, str]:
+    """What decides how numbers are rounded."""
+    packages = ("perceiver-eqx", "jax", "jaxlib", "equinox", "constriction")
+    return {
+        **{name: importlib.metadata.version(name) for name in packages},
+        "device": jax.devices()[0].device_kind,
+        "machine": platform.machine(),
+    }
+
+
+def _each_byte(
+    model: ByteLM,
+    num_bytes: int,
+    code: Callable[[int, Any], int],
+    progress: Callable[[int], None],
+) -> None:
+    """Has every byte coded by its probabilities, given those before it."""
+    if num_bytes == 0:
+        return
+    per_step = model.bytes_per_step
+    steps = -(-num_bytes // per_step)
+    state = model.init_state(max_steps=None if model.latent_window else steps)
+    empty, before = model.outputs.empty_cache(model.dtype), BEGIN
+    for start in range(0, num_bytes, per_step):
+        after, readout = _begin_step(model, state)
+        cache, step = empty, np.zeros(per_step, np.int32)
+        for position in range(min(per_step, num_bytes - start)):
+            place, last = (jnp.asarray(x, jnp.int32) for x in (position, before))
+            expected, cache = _expect(model.outputs, readout, last, place, cache)
+            categorical = coding.model.Categorical(np.asarray(expected), perfect=False)
+            before = step[position] = code(start + position, categorical)
+        state = ByteState(
+            after.perceiver, jnp.asarray(step), after.unfinished, after.context_bytes
+        )
+        if start // per_step % 128 == 127:
+            progress(start + per_step)
+    progress(num_bytes)
+
+
+@eqx.filter_jit
+def _begin_step(
+    model: ByteLM, state: ByteState
+) -> tuple[ByteState, Float[Array, "bytes_per_step local_dim"]]:
+    # The step's own bytes do not matter to its latents, so any will do.
+    any_bytes = jnp.zeros((1, model.bytes_per_step), jnp.int32)
+    after, latents = model.advance_latents(state, any_bytes)
+    return after, model.perceiver.decoder(latents)[0]
+
+
+@eqx.filter_jit
+def _expect(
+    outputs: ByteOutput,
+    readout: Float[Array, "bytes_per_step local_dim"],
+    before: Int[Array, ""],
+    position: Int[Array, ""],
+    cache: KeyValueCache,
+) -> tuple[Float[Array, " 256"], KeyValueCache]:
+    """The probability of each byte at a position."""
+    logits, cache = outputs.next_byte(readout[position], before, position, cache)
+    return softmax(logits), cache
