@@ -10,6 +10,7 @@ from .attention.prefix import prefix_attend as prefix_attend
 from .attention.softmax import SoftmaxAverage as SoftmaxAverage
 from .attention.softmax import empty_average as empty_average
 from .attention.softmax import merge as merge
+from .beams import beam_search as beam_search
 from .generate import generate as generate
 from .generate import stream as stream
 from .model import CausalPerceiver as CausalPerceiver

@@ -12,13 +12,10 @@ from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
 from .adapters.byte_lm import ByteLM, ByteState
-from .adapters.bytes import NUM_BYTES, Symbols, symbols_of
+from .adapters.bytes import Symbols
 from .checks import check_sizes
-from .sampling import RECENT, Processor, Rules
-
-
-# Prompts enter in pieces of so many steps, each of which compiles once.
-PIECES = (512, 64, 8, 1)
+from .prompts import read_prompts
+from .sampling import Processor, Rules
 
 
 def generate(
@@ -77,7 +74,7 @@ def generate(
             )
     prompts = list(prompt) if many else [cast(Symbols, prompt)]
     stops = _stops(stop)
-    rows = _start(model, prompts, num_bytes, context, state)
+    rows = _rows(model, prompts, num_bytes, context, state)
     if not rows:
         return []
     count = len(rows) * (num_samples or 1)
@@ -129,7 +126,7 @@ def stream(
     """
     rules = Rules(temperature, top_k, top_p, min_p, repetition_penalty, processors)
     stops = _stops(stop)
-    rows = _start(model, [prompt], num_bytes, context, state)
+    rows = _rows(model, [prompt], num_bytes, context, state)
     drawn = _draw(model, rules, rows, key[None], num_bytes)
     return _told(drawn, stops)
 
@@ -179,69 +176,12 @@ class _Row(eqx.Module):
     steps: Int[Array, ""]
 
 
-def _start(
-    model: ByteLM,
-    prompts: Sequence[Symbols],
-    num_bytes: int,
-    context: Symbols | None,
-    state: ByteState | None,
-) -> list[_Row]:
-    """Where to begin to draw: after all that each prompt finishes."""
-    if not isinstance(model, ByteLM):
-        raise TypeError(f"`model` must be a ByteLM, got {type(model).__name__}.")
-    check_sizes(num_bytes=num_bytes)
-    texts = [symbols_of("prompt", prompt) for prompt in prompts]
-    if state is None:
-        most = max((text.size for text in texts), default=0) + num_bytes
-        source = (
-            None if context is None else jnp.asarray(symbols_of("context", context))
-        )
-        state = _init_state(model, source, _room(model, most))
-    elif context is not None:
-        raise ValueError(
-            "`context` must be None where a `state` is given, which has its own; use "
-            "`model.add_context(state, context)`."
-        )
-    return [_read(model, state, text) for text in texts]
-
-
-def _room(model: ByteLM, num_bytes: int) -> int | None:
-    """Steps to make room for, if past latents are kept: few sizes, each compiles."""
-    if model.latent_window is not None:
-        return None
-    steps = -(-num_bytes // model.bytes_per_step)
-    return 1 << (steps - 1).bit_length()
-
-
-def _read(model: ByteLM, state: ByteState, text: np.ndarray) -> _Row:
-    per_step = model.bytes_per_step
-    last, begun = np.asarray(state.last_step), np.asarray(state.unfinished)
-    text = np.concatenate([begun[begun >= 0], text])
-    whole = text.size // per_step
-    tokens, at = text[: whole * per_step].reshape(whole, per_step), 0
-    for size in PIECES:
-        while whole - at >= size:
-            state = _advance(model, state, tokens[at : at + size])
-            at += size
-    left = np.full(per_step, -1, np.int32)
-    left[: text.size % per_step] = text[whole * per_step :]
-    before = np.concatenate([last[last < NUM_BYTES], text[: whole * per_step]])
-    recent = np.concatenate([np.full(RECENT, -1), before])[-RECENT:]
-    return _Row(
-        eqx.tree_at(lambda s: s.unfinished, state, jnp.asarray(left)),
-        jnp.asarray(recent, jnp.int32),
-        jnp.zeros((), jnp.int32),
-    )
-
-
-@eqx.filter_jit
-def _init_state(model: ByteLM, context, max_steps: int | None) -> ByteState:
-    return model.init_state(context, max_steps)
-
-
-@eqx.filter_jit
-def _advance(model: ByteLM, state: ByteState, tokens) -> ByteState:
-    return model.advance_latents(state, tokens)[0]
+def _rows(model: ByteLM, prompts: Sequence[Symbols], *arguments) -> list[_Row]:
+    read = read_prompts(model, prompts, *arguments)
+    return [
+        _Row(state, jnp.asarray(recent), jnp.zeros((), jnp.int32))
+        for state, recent in read
+    ]
 
 
 def _draw(

@@ -10,8 +10,8 @@ from tests.readme_example import example
 
 ROOT = Path(__file__).parent.parent
 NAMES = (
-    "ByteLM CausalPerceiver Rules SoftmaxAverage StepMask attend explain_engine "
-    "generate log_prob merge prefix_attend stream"
+    "ByteLM CausalPerceiver Rules SoftmaxAverage StepMask attend beam_search "
+    "explain_engine generate log_prob merge prefix_attend stream"
 )
 
 

@@ -1,0 +1,122 @@
+"""Beam search: the most likely continuations, rather than random ones."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.nn import log_softmax
+from jaxtyping import Array, Float, Int, UInt8
+
+from .adapters.byte_lm import ByteLM, ByteState
+from .adapters.bytes import NUM_BYTES, Symbols
+from .checks import check_sizes
+from .prompts import read_prompts
+
+
+class Continuation(NamedTuple):
+    """Bytes that go on from a prompt, and the natural logarithm of their probability
+    after it."""
+
+    data: UInt8[Array, " num_bytes"]
+    log_prob: float
+
+
+def beam_search(
+    model: ByteLM,
+    prompt: Symbols,
+    num_bytes: int,
+    *,
+    num_beams: int = 4,
+    context: Symbols | None = None,
+    state: ByteState | None = None,
+) -> list[Continuation]:
+    """The likeliest continuations that are found by following the `num_beams` likeliest
+    ones byte by byte.
+
+    Args:
+        prompt, num_bytes, context, state: as in `generate`.
+        num_beams: how many to follow, at least 1; with 1, the likeliest byte each time.
+
+    Returns:
+        the continuations, likeliest first: `num_beams`, or fewer if there are not so
+        many of the length.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `generate` does.
+    """
+    check_sizes(num_beams=num_beams)
+    ((state, _),) = read_prompts(model, [prompt], num_bytes, context, state)
+    inside, per_step = int(state.inside), model.bytes_per_step
+    states = jax.tree.map(lambda x: jnp.stack([x] * num_beams), state)
+    # At first all beams are one.
+    scores = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf)
+    found = np.zeros((num_beams, 0), np.uint8)
+    steps = -(-(inside + num_bytes) // per_step)
+    for step in range(steps):
+        # After the end, anything goes, at no cost.
+        free = min(per_step, inside + num_bytes - step * per_step)
+        states, scores, parents, drawn = _beam_step(
+            model, states, scores, jnp.int32(free)
+        )
+        drawn = np.asarray(drawn, np.uint8)
+        found = np.concatenate([found[np.asarray(parents)], drawn], 1)
+    found = found[:, inside : inside + num_bytes]
+    return [
+        Continuation(jnp.asarray(data), float(score))
+        for data, score in zip(found, scores, strict=True)
+        if score > -jnp.inf
+    ]
+
+
+@eqx.filter_jit
+def _beam_step(
+    model: ByteLM,
+    states: ByteState,
+    scores: Float[Array, " beams"],
+    free: Int[Array, ""],
+) -> tuple[
+    ByteState,
+    Float[Array, " beams"],
+    Int[Array, " beams"],
+    Int[Array, "beams bytes_per_step"],
+]:
+    """One step of all beams, of which the first `free` bytes count: their states and
+    scores, which of the given beams each comes from, and its bytes."""
+    given = states.unfinished[0]  # of the prompt, the same in all
+    beams, per_step = states.unfinished.shape
+    any_bytes = jnp.zeros((beams, 1, per_step), jnp.int32)
+    after, latents = jax.vmap(model.advance_latents)(states, any_bytes)
+    readouts = jax.vmap(model.perceiver.decoder)(latents)[:, 0]
+    next_byte = jax.vmap(model.outputs.next_byte, (0, 0, None, 0))
+
+    def take_byte(carry, position):
+        scores, parents, before, caches, drawn = carry
+        logits, caches = next_byte(
+            readouts[parents, position], before, position, caches
+        )
+        forced = jnp.where(position < free, given[position], 0)
+        only = jnp.where(jnp.arange(NUM_BYTES) == forced, 0.0, -jnp.inf)
+        each = jnp.where(forced >= 0, only, log_softmax(logits))
+        scores, places = lax.top_k((scores[:, None] + each).ravel(), beams)
+        of_beam, byte = jnp.divmod(places, NUM_BYTES)
+        parents, caches, drawn = jax.tree.map(
+            lambda x: x[of_beam], (parents, caches, drawn)
+        )
+        return (scores, parents, byte, caches, drawn.at[:, position].set(byte)), None
+
+    empty = model.outputs.empty_cache(model.dtype)
+    caches = jax.tree.map(lambda x: jnp.stack([x] * beams), empty)
+    start = (
+        scores,
+        jnp.arange(beams),
+        states.last_step[:, -1],
+        caches,
+        jnp.zeros((beams, per_step), jnp.int32),
+    )
+    taken, _ = lax.scan(take_byte, start, jnp.arange(per_step))
+    scores, parents, _, _, drawn = taken
+    after = jax.tree.map(lambda x: x[parents], after)
+    return eqx.tree_at(lambda s: s.last_step, after, drawn), scores, parents, drawn
