@@ -136,13 +136,13 @@ def test_other_data_does_not_resume_the_run(unbroken):
         file.write_text(text)
 
 
-def test_sample_goes_on_from_a_prompt(unbroken, capsys):
+def test_sample_goes_on_from_a_prompt(unbroken, capfdbinary):
     model = str(unbroken[0].out / "model.safetensors")
     printed = []
     for _ in range(2):
         main(["sample", "--model", model, "--prompt", "word1", "--num-bytes", "8"])
-        printed.append(capsys.readouterr().out)
-    assert printed[0].startswith("word1")
+        printed.append(capfdbinary.readouterr().out)
+    assert printed[0].startswith(b"word1")
     assert printed[0] == printed[1]
 
 
