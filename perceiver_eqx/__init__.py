@@ -2,7 +2,7 @@
 input bytes, in JAX and Equinox."""
 
 from .adapters.byte_lm import ByteLM as ByteLM
-from .adapters.byte_lm import ByteState as ByteState
+from .adapters.byte_state import ByteState as ByteState
 from .attention.attend import attend as attend
 from .attention.attend import explain_engine as explain_engine
 from .attention.masks import StepMask as StepMask

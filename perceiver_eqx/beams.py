@@ -10,7 +10,8 @@ from jax import lax
 from jax.nn import log_softmax
 from jaxtyping import Array, Float, Int, UInt8
 
-from .adapters.byte_lm import ByteLM, ByteState
+from .adapters.byte_lm import ByteLM
+from .adapters.byte_state import ByteState
 from .adapters.bytes import NUM_BYTES, Symbols
 from .checks import check_sizes
 from .prompts import read_prompts
@@ -87,9 +88,7 @@ def _beam_step(
     scores, which of the given beams each comes from, and its bytes."""
     given = states.unfinished[0]  # of the prompt, the same in all
     beams, per_step = states.unfinished.shape
-    any_bytes = jnp.zeros((beams, 1, per_step), jnp.int32)
-    after, latents = jax.vmap(model.advance_latents)(states, any_bytes)
-    readouts = jax.vmap(model.perceiver.decoder)(latents)[:, 0]
+    after, readouts = jax.vmap(model.begin_step)(states)
     next_byte = jax.vmap(model.outputs.next_byte, (0, 0, None, 0))
 
     def take_byte(carry, position):

@@ -11,7 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
-from .adapters.byte_lm import ByteLM, ByteState
+from .adapters.byte_lm import ByteLM
+from .adapters.byte_state import ByteState
 from .adapters.bytes import Symbols
 from .checks import check_sizes
 from .prompts import read_prompts
@@ -223,9 +224,7 @@ def _draw_step(fixed: tuple[ByteLM, Rules, Array], rows: _Row):
 
     def draw_step(row: _Row, key: PRNGKeyArray):
         state, given = row.state, row.state.unfinished
-        # The step's own bytes do not matter to its latents, so any will do.
-        after, latents = model.advance_latents(state, jnp.zeros_like(given)[None])
-        readout = model.perceiver.decoder(latents)[0]
+        after, readout = model.begin_step(state)
 
         def draw_byte(carry, of_byte):
             before, recent, cache = carry

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from .adapters.byte_lm import ByteLM, ByteState
+from .adapters.byte_lm import ByteLM
+from .adapters.byte_state import ByteState
 from .adapters.bytes import NUM_BYTES, Symbols, symbols_of
 from .checks import check_sizes
 from .sampling import RECENT
@@ -40,7 +41,7 @@ def read_prompts(
         source = (
             None if context is None else jnp.asarray(symbols_of("context", context))
         )
-        state = _init_state(model, source, _room(model, most))
+        state = init_state(model, source, _room(model, most))
     elif context is not None:
         raise ValueError(
             "`context` must be None where a `state` is given, which has its own; use "
@@ -76,7 +77,8 @@ def _read(model: ByteLM, state: ByteState, text: np.ndarray):
 
 
 @eqx.filter_jit
-def _init_state(model: ByteLM, context, max_steps: int | None) -> ByteState:
+def init_state(model: ByteLM, context, max_steps: int | None) -> ByteState:
+    """`model.init_state`, compiled."""
     return model.init_state(context, max_steps)
 
 

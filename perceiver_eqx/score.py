@@ -9,9 +9,11 @@ import numpy as np
 from jax.nn import log_softmax
 from jaxtyping import Array, Float, Int, Integer
 
-from .adapters.byte_lm import ByteLM, ByteState
+from .adapters.byte_lm import ByteLM
+from .adapters.byte_state import ByteState
 from .adapters.bytes import Symbols, symbols_of
 from .checks import check_sizes
+from .prompts import init_state
 
 
 def log_prob(
@@ -53,7 +55,7 @@ def log_prob(
     starts = range(0, symbols.size, chunk)
     source = None if context is None else jnp.asarray(symbols_of("context", context))
     kept = len(starts) * chunk // per_step if model.latent_window is None else None
-    state, total = _init_state(model, source, kept), 0.0
+    state, total = init_state(model, source, kept), 0.0
     for start in starts:
         piece = symbols[start : start + chunk]
         # Zeros after the end are seen by nothing before it, and do not count.
@@ -62,11 +64,6 @@ def log_prob(
         state, each = _score(model, state, tokens, jnp.int32(piece.size))
         total += float(np.sum(np.asarray(each), dtype=np.float64))
     return total
-
-
-@eqx.filter_jit
-def _init_state(model: ByteLM, context, max_steps: int | None) -> ByteState:
-    return model.init_state(context, max_steps)
 
 
 @eqx.filter_jit

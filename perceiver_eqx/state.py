@@ -92,7 +92,15 @@ def empty_cache(
     return KeyValueCache(zeros, zeros, rolling)
 
 
-class PerceiverState(eqx.Module):
+class State(eqx.Module):
+    """What a model carries from step to step."""
+
+    def num_bytes(self) -> int:
+        """Bytes of memory of all arrays: constant, however long the stream."""
+        return sum(x.nbytes for x in jax.tree.leaves(self))
+
+
+class PerceiverState(State):
     """All that a `CausalPerceiver` keeps of the steps it has seen.
 
     Attributes:
@@ -107,7 +115,3 @@ class PerceiverState(eqx.Module):
     context: SoftmaxAverage
     prefix: SoftmaxAverage
     cache: KeyValueCache
-
-    def num_bytes(self) -> int:
-        """Bytes of memory of all arrays: constant, however long the stream."""
-        return sum(x.nbytes for x in jax.tree.leaves(self))

@@ -54,6 +54,12 @@ class SampleOptions(SampleConfig):
     seed: int = 0
     """The same seed gives the same bytes."""
 
+    def rules(self) -> dict:
+        """How to draw a byte: arguments of `perceiver_eqx.stream`."""
+        penalty = self.repetition_penalty
+        more = {"min_p": self.min_p, "repetition_penalty": penalty}
+        return {**super().rules(), **more}
+
 
 @dataclass(frozen=True)
 class EvaluateOptions:
@@ -80,7 +86,7 @@ class EvaluateOptions:
 @dataclass(frozen=True)
 class CompressOptions:
     """Make a file smaller, without loss, by what a trained model expects. It is bound
-    to that model, and to this machine and build. Some thousand bytes a second."""
+    to that model, and to this machine and build. It is slow: each byte is a call."""
 
     path: Path
     """The file."""
@@ -153,11 +159,7 @@ def _sample(words: list[str]) -> None:
             model,
             prompt,
             options.num_bytes,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            repetition_penalty=options.repetition_penalty,
+            **options.rules(),
             stop=[text.encode() for text in options.stop],
             key=jr.key(options.seed),
         )

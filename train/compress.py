@@ -148,7 +148,7 @@ def _each_byte(
         return
     per_step = model.bytes_per_step
     steps = -(-num_bytes // per_step)
-    state = model.init_state(max_steps=None if model.latent_window else steps)
+    state = model.init_state(max_steps=steps)
     empty, before = model.outputs.empty_cache(model.dtype), BEGIN
     for start in range(0, num_bytes, per_step):
         after, readout = _begin_step(model, state)
@@ -167,13 +167,8 @@ def _each_byte(
 
 
 @eqx.filter_jit
-def _begin_step(
-    model: ByteLM, state: ByteState
-) -> tuple[ByteState, Float[Array, "bytes_per_step local_dim"]]:
-    # The step's own bytes do not matter to its latents, so any will do.
-    any_bytes = jnp.zeros((1, model.bytes_per_step), jnp.int32)
-    after, latents = model.advance_latents(state, any_bytes)
-    return after, model.perceiver.decoder(latents)[0]
+def _begin_step(model: ByteLM, state: ByteState):
+    return model.begin_step(state)
 
 
 @eqx.filter_jit

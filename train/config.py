@@ -153,6 +153,14 @@ class SampleConfig:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p` must lie in (0, 1], got {self.top_p}.")
 
+    def rules(self) -> dict:
+        """How to draw a byte: arguments of `perceiver_eqx.generate`."""
+        return {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+        }
+
 
 @dataclass(frozen=True)
 class TrainConfig:

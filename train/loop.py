@@ -164,15 +164,7 @@ def _make_folder(folder: Path) -> None:
 def sample_text(model: ByteLM, sample: SampleConfig, key: PRNGKeyArray) -> str:
     """The prompt and what the model adds to it, as text."""
     prompt = sample.prompt.encode()
-    added = generate(
-        model,
-        prompt,
-        sample.num_bytes,
-        temperature=sample.temperature,
-        top_k=sample.top_k,
-        top_p=sample.top_p,
-        key=key,
-    )
+    added = generate(model, prompt, sample.num_bytes, **sample.rules(), key=key)
     return (prompt + np.asarray(added).tobytes()).decode(errors="replace")
 
 

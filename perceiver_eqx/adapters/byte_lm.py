@@ -10,7 +10,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 from ..checks import check_multiples, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
-from ..state import PerceiverState
+from .byte_state import ByteState
 from .bytes import BEGIN, ByteContext, ByteInput, ByteOutput
 
 
@@ -35,34 +35,6 @@ HYPERPARAMETERS = (
     "remat",
     "dtype",
 )
-
-
-class ByteState(eqx.Module):
-    """All that a `ByteLM` keeps of the bytes it has seen.
-
-    It is a PyTree of arrays: saved, moved, stacked and kept aside like any other. From
-    one state, any number of continuations.
-
-    Attributes:
-        perceiver: what the Perceiver keeps. It sees every step one step late.
-        last_step: the bytes of the last finished step, which it is yet to see.
-        unfinished: the bytes of the step after that, -1 for those yet to come.
-        context_bytes: how many bytes of the context were read.
-    """
-
-    perceiver: PerceiverState
-    last_step: Int[Array, " bytes_per_step"]
-    unfinished: Int[Array, " bytes_per_step"]
-    context_bytes: Int[Array, ""]
-
-    @property
-    def inside(self) -> Int[Array, ""]:
-        """How many bytes of the unfinished step there are."""
-        return jnp.sum(self.unfinished >= 0)
-
-    def num_bytes(self) -> int:
-        """Bytes of memory of all arrays: constant, however long the stream."""
-        return sum(x.nbytes for x in jax.tree.leaves(self))
 
 
 class ByteLM(eqx.Module):
@@ -378,6 +350,20 @@ class ByteLM(eqx.Module):
             context_bytes=state.context_bytes,
         )
         return after, latents
+
+    def begin_step(
+        self, state: ByteState
+    ) -> tuple[ByteState, Float[Array, "{self.bytes_per_step} local_dim"]]:
+        """Begin the next step, for callers that find its bytes one by one.
+
+        Returns:
+            the state after the step, in which its bytes are to be put as `last_step`,
+            and what `outputs.next_byte` reads of each position.
+        """
+        # The step's own bytes do not matter to its latents, so any will do.
+        any_bytes = jnp.zeros((1, self.bytes_per_step), jnp.int32)
+        after, latents = self.advance_latents(state, any_bytes)
+        return after, self.perceiver.decoder(latents)[0]
 
     def logits(
         self,

@@ -1,0 +1,30 @@
+"""The state that `ByteLM.advance` carries from step to step."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from ..state import PerceiverState, State
+
+
+class ByteState(State):
+    """All that a `ByteLM` keeps of the bytes it has seen.
+
+    It is a PyTree of arrays: saved, moved, stacked and kept aside like any other. From
+    one state, any number of continuations.
+
+    Attributes:
+        perceiver: what the Perceiver keeps. It sees every step one step late.
+        last_step: the bytes of the last finished step, which it is yet to see.
+        unfinished: the bytes of the step after that, -1 for those yet to come.
+        context_bytes: how many bytes of the context were read.
+    """
+
+    perceiver: PerceiverState
+    last_step: Int[Array, " bytes_per_step"]
+    unfinished: Int[Array, " bytes_per_step"]
+    context_bytes: Int[Array, ""]
+
+    @property
+    def inside(self) -> Int[Array, ""]:
+        """How many bytes of the unfinished step there are."""
+        return jnp.sum(self.unfinished >= 0)
