@@ -13,9 +13,10 @@ import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .attention.attend import attend
+from .attention.attend import attend, attend_average
+from .attention.softmax import merge
 from .positions import rotary
-from .state import KeyValueCache
+from .state import KeyValueCache, by_row
 
 
 class Linear(eqx.Module):
@@ -310,7 +311,7 @@ class SelfAttentionBlock(eqx.Module):
         window: int | None,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "steps rows dim"], KeyValueCache]:
+    ) -> tuple[Float[Array, "steps rows dim"], tuple[Array, Array]]:
         """
         Args:
             x: rows of each step; all of a step see each other and the steps before.
@@ -318,27 +319,40 @@ class SelfAttentionBlock(eqx.Module):
             window: how many steps a row sees, its own included; `None` for all.
 
         Returns:
-            the new rows, and the cache with their keys and values added.
+            the new rows, and their keys and values, as far as the cache has room.
         """
         weights_key, attention_key, mlp_key = split_key(key, 3)
         normed = self.norm(x)
-        keys, values = self.heads.keys(normed), self.heads.values(normed)
-        past, cache = cache.extend(keys, values, past_steps, window)
-        # Positions count from the oldest key held, so they stay small in a stream.
-        attended = attend(
-            rotary(_rows(self.heads.queries(normed)), past.query_positions),
-            rotary(_rows(past.keys), past.key_positions),
-            _rows(past.values),
-            past.mask,
-            dropout=self.attention_dropout,
-            rng=weights_key,
-        )
+        positions = past_steps + jnp.arange(x.shape[0])
+        queries = rotary(self.heads.queries(normed), positions)
+        keys = rotary(self.heads.keys(normed), positions)
+        values = self.heads.values(normed)
+        if x.shape[0] == 1 and cache.capacity and weights_key is None:
+            attended = _attend_one(queries, keys, values, cache, past_steps)
+        else:
+            attended = attend(
+                rearrange(queries, "t c h d -> (t c) h d"),
+                *cache.visible(keys, values, past_steps, window),
+                dropout=self.attention_dropout,
+                rng=weights_key,
+            )
         attended = rearrange(attended, "(t c) h d -> t c h d", t=x.shape[0])
         joined = self.heads.join(attended.astype(x.dtype))
         x = x + dropout(joined, self.dropout, attention_key)
         x = x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, mlp_key)
-        return x, cache
+        return x, (cache.newest(keys), cache.newest(values))
 
 
-def _rows(x: Float[Array, "steps rows *rest"]) -> Float[Array, "flat *rest"]:
-    return rearrange(x, "t c ... -> (t c) ...")
+def _attend_one(
+    queries: Float[Array, "1 rows heads head_dim"],
+    keys: Float[Array, "1 rows heads head_dim"],
+    values: Float[Array, "1 rows heads head_dim"],
+    cache: KeyValueCache,
+    past_steps: Int[Array, ""],
+) -> Float[Array, "rows heads head_dim"]:
+    """What a single step attends: the steps that are held, which are read as they lie
+    and not copied, and itself."""
+    past = by_row(cache.keys), by_row(cache.values), cache.held(past_steps)
+    seen = attend_average(queries[0], *past, engine="dense")
+    own = attend_average(queries[0], keys[0], values[0], engine="dense")
+    return merge(seen, own).value

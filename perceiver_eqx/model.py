@@ -16,6 +16,7 @@ from .checks import (
 from .decoder import QueryDecoder
 from .encoder import CausalEncoder
 from .layers import split_key
+from .positions import ROTARY_PERIOD
 from .processor import CausalProcessor
 from .state import KeyValueCache, PerceiverState
 
@@ -246,7 +247,7 @@ class CausalPerceiver(eqx.Module):
             raise ValueError("`inputs` must hold at least 1 step, got none.")
         past_steps = state.steps
         if not state.cache.rolling:
-            capacity = state.cache.keys.shape[1]
+            capacity = state.cache.capacity
             if steps > capacity:
                 raise ValueError(
                     f"`inputs` must hold at most `max_steps` = {capacity} steps, got "
@@ -262,10 +263,10 @@ class CausalPerceiver(eqx.Module):
         keys = split_key(key)
         x, prefix = self.encoder(inputs, state.prefix, state.context, key=keys[0])
         x, cache = self.processor(x, state.cache, past_steps, key=keys[1])
-        # The count stands still at its end, long after it has ceased to matter.
-        past_steps = jnp.minimum(past_steps, jnp.iinfo(jnp.int32).max - steps)
-        state = PerceiverState(past_steps + steps, state.context, prefix, cache)
-        return state, x
+        count = past_steps + steps
+        # It goes back before it overflows, to where positions are the same.
+        back = jnp.where(count < 3 * ROTARY_PERIOD // 2, 0, ROTARY_PERIOD)
+        return PerceiverState(count - back, state.context, prefix, cache), x
 
     def __call__(
         self,

@@ -4,7 +4,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+# So many steps are a whole number of turns for every channel of `rotary`.
+ROTARY_PERIOD = 2**30
 
 
 def fourier_features(
@@ -85,17 +91,18 @@ class LearnedPositions(eqx.Module):
 
 @jax.named_scope("pqx.rotary")
 def rotary(
-    x: Float[Array, "n heads head_dim"],
+    x: Float[Array, "n *rest head_dim"],
     positions: Int[Array, " n"],
     base: float = 10_000.0,
-) -> Float[Array, "n heads head_dim"]:
+) -> Float[Array, "n *rest head_dim"]:
     """Rotate queries or keys, so that their dot products depend on distance alone.
 
-    Channel `i` of the first half turns with channel `i` of the second.
+    Channel `i` of the first half turns with channel `i` of the second. Angles are whole
+    numbers of very small parts of a turn, which integers count round and round: so all
+    positions are as exact as the first ones, and `ROTARY_PERIOD` steps turn nothing.
 
     Args:
-        positions: counts of steps. Angles are float32: give positions relative to a
-            nearby origin, not absolute ones of an endless stream.
+        positions: counts of steps.
         base: ratio of the longest to the shortest wavelength.
 
     Raises:
@@ -111,8 +118,24 @@ def rotary(
             "`latent_dim` a multiple of twice `num_heads`."
         )
     dtype = jnp.result_type(jnp.float32, x.dtype)
-    angles = positions[:, None] * base ** (-jnp.arange(half, dtype=dtype) / half)
-    sin, cos = jnp.sin(angles)[:, None], jnp.cos(angles)[:, None]
+    radians = float(base) ** (-np.arange(half) / half)
+    angles = _angles(positions, radians, dtype)
+    angles = angles.reshape(angles.shape[0], *[1] * (x.ndim - 2), half)
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
     first, second = x[..., :half].astype(dtype), x[..., half:].astype(dtype)
     turned = [first * cos - second * sin, second * cos + first * sin]
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def _angles(
+    positions: Int[Array, " n"], radians: Float[np.ndarray, " half"], dtype
+) -> Float[Array, "n half"]:
+    """Positions times radians, less by whole turns."""
+    bits = 64 if dtype == jnp.float64 else 32
+    # As many times 4 as there are positions to a period, to the turn of an integer.
+    steps = (
+        np.round(radians / (2 * np.pi) * 2.0 ** (bits - 2)).astype(f"uint{bits}") * 4
+    )
+    counted = positions.astype(steps.dtype)[:, None] * steps
+    signed = lax.bitcast_convert_type(counted, f"int{bits}")
+    return signed.astype(dtype) * dtype.type(2 * np.pi / 2.0**bits)

@@ -4,6 +4,7 @@ import math
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
@@ -106,12 +107,14 @@ class CausalProcessor(eqx.Module):
         keys = None if key is None else jr.split(key, self.num_layers)
 
         def layer(x, of_layer):
-            arrays, cache, key = of_layer
-            block = eqx.combine(arrays, static)
-            return block(x, cache, past_steps, self.window, key=key)
+            arrays, index, key = of_layer
+            block, past = eqx.combine(arrays, static), cache.of_layer(index)
+            return block(x, past, past_steps, self.window, key=key)
 
         if self.remat:
             policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
             layer = jax.checkpoint(layer, policy=policy)
-        x, cache = lax.scan(layer, x, (arrays, cache, keys))
-        return self.norm(x), cache
+        indices = jnp.arange(self.num_layers)
+        x, newest = lax.scan(layer, x, (arrays, indices, keys))
+        # All layers' at once: then a cache that is donated is written in place.
+        return self.norm(x), cache.extend(*newest)

@@ -1,80 +1,119 @@
 """What is kept of the past: the state that `advance` carries from step to step."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import lax
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from .attention.masks import StepMask
 from .attention.softmax import SoftmaxAverage
 
 
-class Visible(eqx.Module):
-    """The keys and values that a chunk of steps attends, past ones first."""
-
-    keys: Float[Array, "key_steps rows heads head_dim"]
-    values: Float[Array, "key_steps rows heads head_dim"]
-    mask: StepMask
-
-    @property
-    def key_positions(self) -> Int[Array, " kv_len"]:
-        steps = jnp.arange(self.mask.key_steps)
-        return jnp.repeat(steps, self.mask.keys_per_step)
-
-    @property
-    def query_positions(self) -> Int[Array, " q_len"]:
-        steps = jnp.arange(self.mask.query_steps) + self.mask.query_start
-        return jnp.repeat(steps, self.mask.queries_per_step)
-
-
 class KeyValueCache(eqx.Module):
-    """Keys and values of past steps, before any positions are applied.
+    """A ring of keys and values of past steps.
 
-    A rolling cache keeps the newest steps; that is all a finite window needs. One that
-    does not roll has room for every step up to a declared maximum. Steps lie in order,
-    from the first place on; places after them are empty, and no step sees them.
+    A new step is put over the oldest. A rolling cache has room for the steps that a
+    finite window reaches; one that does not roll, for every step up to a declared
+    maximum.
+
+    Attributes:
+        keys, values: by head first, as attention reads them.
+        end: the place after the newest step, where the next one goes.
     """
 
-    keys: Float[Array, "*layers capacity rows heads head_dim"]
-    values: Float[Array, "*layers capacity rows heads head_dim"]
+    keys: Float[Array, "*layers heads capacity rows head_dim"]
+    values: Float[Array, "*layers heads capacity rows head_dim"]
+    end: Int[Array, ""]
     rolling: bool = eqx.field(static=True)
 
-    def extend(
-        self, keys: Array, values: Array, past_steps: Int[Array, ""], window: int | None
-    ) -> tuple[Visible, "KeyValueCache"]:
-        """Add the keys and values of new steps.
+    @property
+    def capacity(self) -> int:
+        """For how many steps there is room."""
+        return self.keys.shape[-3]
+
+    def of_layer(self, layer: Int[Array, ""] | int) -> "KeyValueCache":
+        """The cache of one layer, of a stack of them."""
+        return replace(self, keys=self.keys[layer], values=self.values[layer])
+
+    def held(self, past_steps: Int[Array, ""]) -> Bool[Array, "1 kv_len"]:
+        """Which of the keys, as they lie, are of one of the steps so far."""
+        capacity, rows = self.keys.shape[-3:-1]
+        age = 1 + (self.end - 1 - jnp.arange(capacity)) % capacity
+        return jnp.repeat(age <= past_steps, rows)[None]
+
+    def visible(
+        self,
+        keys: Float[Array, "steps rows heads head_dim"],
+        values: Float[Array, "steps rows heads head_dim"],
+        past_steps: Int[Array, ""],
+        window: int | None,
+    ) -> tuple[
+        Float[Array, "kv_len heads head_dim"],
+        Float[Array, "kv_len heads head_dim"],
+        StepMask,
+    ]:
+        """The keys and values that new steps attend, past ones first, and the mask.
 
         Args:
             keys, values: of the new steps, in order.
             past_steps: how many steps came before them.
             window: how many steps a step sees, its own included; `None` for all.
-
-        Returns:
-            what the new steps attend, and the cache after them.
         """
-        capacity, (steps, rows) = self.keys.shape[0], keys.shape[:2]
-        if self.rolling:
-            held = 0 if capacity == 0 else jnp.minimum(past_steps, capacity)
-            first_kept = jnp.maximum(held + steps - capacity, 0)
-        else:
-            held, first_kept = past_steps, 0
-        room = steps if self.rolling else 0
+        steps, rows = keys.shape[:2]
+        held = jnp.minimum(past_steps, self.capacity) if self.capacity else 0
 
-        def with_new(past, new):
-            past = jnp.pad(past, [(0, room)] + [(0, 0)] * 3)
-            return lax.dynamic_update_slice_in_dim(
-                past, new.astype(past.dtype), held, 0
+        def in_order(past, new):
+            if self.capacity:
+                past = jnp.roll(past, held - self.end, 1)
+            past = jnp.pad(past, [(0, 0), (0, steps), (0, 0), (0, 0)])
+            past = lax.dynamic_update_slice_in_dim(past, self._by_head(new), held, 1)
+            return by_row(past)
+
+        mask = StepMask(steps, self.capacity + steps, rows, rows, window, held)
+        return in_order(self.keys, keys), in_order(self.values, values), mask
+
+    def newest(
+        self, x: Float[Array, "steps rows heads head_dim"]
+    ) -> Float[Array, "heads kept rows head_dim"]:
+        """Of new steps' keys or values, those that there is room for."""
+        return self._by_head(x[max(x.shape[0] - self.capacity, 0) :])
+
+    def extend(
+        self,
+        keys: Float[Array, "*layers heads kept rows head_dim"],
+        values: Float[Array, "*layers heads kept rows head_dim"],
+    ) -> "KeyValueCache":
+        """The cache with the `newest` of new steps put in, given in order."""
+        kept = keys.shape[-3]
+        if kept == self.capacity:
+            return replace(self, keys=keys, values=values, end=jnp.zeros_like(self.end))
+        places = (self.end + jnp.arange(kept)) % self.capacity
+
+        def put(past, new):
+            return past.at[..., places, :, :].set(
+                new, mode="promise_in_bounds", unique_indices=True
             )
 
-        all_keys, all_values = with_new(self.keys, keys), with_new(self.values, values)
-        kept = (
-            lax.dynamic_slice_in_dim(x, first_kept, capacity, 0)
-            for x in (all_keys, all_values)
+        return replace(
+            self,
+            keys=put(self.keys, keys),
+            values=put(self.values, values),
+            end=(self.end + kept) % self.capacity,
         )
-        mask = StepMask(steps, capacity + room, rows, rows, window, held)
-        visible = Visible(all_keys, all_values, mask)
-        return visible, KeyValueCache(*kept, rolling=self.rolling)
+
+    def _by_head(self, x: Float[Array, "steps rows heads head_dim"]) -> Array:
+        return rearrange(x, "t c h d -> h t c d").astype(self.keys.dtype)
+
+
+def by_row(
+    x: Float[Array, "heads steps rows head_dim"],
+) -> Float[Array, "kv_len heads head_dim"]:
+    """Keys or values of a cache, as `attend` takes them."""
+    return rearrange(x, "h t c d -> (t c) h d")
 
 
 def empty_cache(
@@ -88,8 +127,8 @@ def empty_cache(
     dtype: DTypeLike = jnp.float32,
 ) -> KeyValueCache:
     """A cache that holds nothing yet, of `capacity` steps of `rows` keys each."""
-    zeros = jnp.zeros((*layers, capacity, rows, num_heads, head_dim), dtype)
-    return KeyValueCache(zeros, zeros, rolling)
+    zeros = jnp.zeros((*layers, num_heads, capacity, rows, head_dim), dtype)
+    return KeyValueCache(zeros, zeros, jnp.zeros((), jnp.int32), rolling)
 
 
 class State(eqx.Module):
@@ -104,7 +143,8 @@ class PerceiverState(State):
     """All that a `CausalPerceiver` keeps of the steps it has seen.
 
     Attributes:
-        steps: how many steps were seen, up to 2^31 - 1.
+        steps: how many steps were seen; from 3 * 2^29 on, less by a multiple of 2^30,
+            after which rotary positions are the same.
         context: what the latents see of the context, empty without one.
         prefix: what the latents have seen of the inputs, one average per latent and
             head whatever the length.

@@ -32,6 +32,7 @@ PREFIX = "tests/attention/test_prefix.py::"
 ATTEND = "tests/attention/test_attend.py::"
 PARTS = "tests/attention/test_parts.py::"
 FUSED = "tests/attention/test_prefix_fused.py::"
+POSITIONS = "tests/test_positions.py::"
 STREAMING = "tests/test_streaming.py::"
 GENERATE = "tests/test_generate.py::"
 
@@ -142,9 +143,44 @@ MUTANTS = (
     Mutant(
         "ring of past keys off by one",
         "perceiver_eqx/state.py",
-        "jnp.minimum(past_steps, capacity)",
-        "jnp.minimum(past_steps + 1, capacity)",
+        "jnp.minimum(past_steps, self.capacity)",
+        "jnp.minimum(past_steps + 1, self.capacity)",
         MODEL + "test_however_a_sequence_is_cut_the_outputs_are_equal",
+    ),
+    Mutant(
+        "ring: a step sees a place that is empty yet",
+        "perceiver_eqx/state.py",
+        "jnp.repeat(age <= past_steps, rows)",
+        "jnp.repeat(age <= past_steps + 1, rows)",
+        STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
+    ),
+    Mutant(
+        "ring: a step taken for older than it is",
+        "perceiver_eqx/state.py",
+        "age = 1 + (self.end - 1 - ",
+        "age = 1 + (self.end - ",
+        STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
+    ),
+    Mutant(
+        "ring: new steps one place too far",
+        "perceiver_eqx/state.py",
+        "places = (self.end + jnp.arange(kept))",
+        "places = (self.end + 1 + jnp.arange(kept))",
+        STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
+    ),
+    Mutant(
+        "rotary: angles that float32 counts",
+        "perceiver_eqx/positions.py",
+        "angles = _angles(positions, radians, dtype)",
+        "angles = positions[:, None].astype(dtype) * jnp.asarray(radians, dtype)",
+        POSITIONS + "test_dot_products_depend_on_distance_alone",
+    ),
+    Mutant(
+        "streaming: the count goes back by another number than the period",
+        "perceiver_eqx/model.py",
+        "count < 3 * ROTARY_PERIOD // 2, 0, ROTARY_PERIOD)",
+        "count < 3 * ROTARY_PERIOD // 2, 0, ROTARY_PERIOD - 1)",
+        MODEL + "test_past_the_end_of_its_count_a_stream_goes_on",
     ),
     Mutant(
         "a kernel's own log-sum-exp in place of the merged one, backward",

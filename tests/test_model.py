@@ -184,8 +184,7 @@ def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them():
                 lambda leaf: leaf[i] if eqx.is_array(leaf) else leaf,  # noqa: B023
                 processor.blocks,
             )
-            one = jax.tree.map(lambda leaf: leaf[i], cache)  # noqa: B023
-            x, _ = block(x, one, start, processor.window)
+            x, _ = block(x, cache.of_layer(i), start, processor.window)
         return jnp.sum(processor.norm(x) ** 3)
 
     expected = by_loop((processor, x))
@@ -241,13 +240,20 @@ def test_a_chunk_longer_than_max_steps_is_refused_before_it_runs():
 def test_past_the_end_of_its_count_a_stream_goes_on():
     model = perceiver(3)
     inputs, _ = perceiver_inputs(0)
-    state, _ = advance(model, model.init_state(), inputs[:3])
-    old = eqx.tree_at(lambda s: s.steps, state, jnp.int32(2**31 - 3))
-    (after, outputs), (_, expected) = (
-        advance(model, s, inputs[3:]) for s in (old, state)
-    )
+
+    def stream(start: int):
+        state, outputs = model.init_state(), []
+        state = eqx.tree_at(lambda s: s.steps, state, jnp.int32(start))
+        for step in range(STEPS):
+            state, output = advance(model, state, inputs[step : step + 1])
+            outputs.append(output)
+        return int(state.steps), outputs
+
+    limit = 3 * 2**29
+    count, outputs = stream(limit - 5)
+    earlier, expected = stream(limit - 5 - 2**30)
+    assert count == earlier == limit - 5 - 2**30 + STEPS
     assert np.array_equal(outputs, expected)
-    assert after.steps == 2**31 - 1
 
 
 def test_a_context_of_nothing_is_none():

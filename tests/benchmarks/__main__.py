@@ -1,6 +1,8 @@
 """`nox -s bench`: memory by the compiler's analysis, and ratios of time in one run.
 
 `--device gpu` times the kernels and whole training steps on an NVIDIA GPU instead.
+Generation is compared with other libraries if PEERS_PYTHON names a Python that has
+them, which tests/benchmarks/peers.py lists.
 """
 
 import argparse
@@ -9,12 +11,13 @@ import os
 import statistics
 import subprocess
 import sys
-from itertools import product
+import tempfile
+from itertools import chain, product
 from pathlib import Path
 
 import jax
 
-from . import speed
+from . import speed, streaming
 from .memory import prefix_attend_bytes, train_step_bytes
 
 
@@ -201,7 +204,10 @@ def training_steps() -> list[dict]:
         ["--bytes=1048576", "--window=512", "--chunk-steps=2048"],
         ["--bytes=33554432", "--window=512", "--chunk-steps=2048", "--repeats=0"],
     ):
-        found.append(run := _train_step(options))
+        # A profile tells kernels apart only outside of command buffers.
+        buffers = "--profile" in options and "--xla_gpu_enable_command_buffer="
+        run = _in_a_process("train_step", options, buffers or "")
+        found.append(run)
         seconds = statistics.median(run["seconds"])
         print(
             f"{run['bytes']:>10,}  {run['window'] or 'all':>6}  {run['heads']:>5}  "
@@ -215,14 +221,11 @@ def training_steps() -> list[dict]:
     return found
 
 
-def _train_step(options: list[str]) -> dict:
-    """One training step in a process of its own, this one's memory given back first."""
-    environment = dict(os.environ)
-    if "--profile" in options:
-        environment["XLA_FLAGS"] = "--xla_gpu_enable_command_buffer="
+def _in_a_process(module: str, options: list[str], xla_flags: str = "") -> dict:
+    """What a benchmark prints that has a process, and its memory, for itself."""
     run = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.train_step", *options],
-        env=environment,
+        [sys.executable, "-m", f"tests.benchmarks.{module}", *options],
+        env={**os.environ, "XLA_FLAGS": xla_flags} if xla_flags else None,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -230,7 +233,71 @@ def _train_step(options: list[str]) -> dict:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-ON_CPU = (memory_of_prefix_attend, memory_of_train_step, time_of_engines)
+def long_stream() -> list[dict]:
+    model = streaming.byte_lm(8, 2)
+    print("a stream of 16,777,216 real bytes, 8 bytes a step, finite window")
+    print("million       time  state bytes  bits per byte")
+    found = []
+    data = streaming.real_bytes(16 * streaming.MILLION)
+    for million, one in enumerate(streaming.stream(model, data), 1):
+        found.append(one)
+        print(
+            f"{million:>7}  {one['seconds']:>7.3f} s  {one['state_bytes']:>11,}  "
+            f"{one['bits_per_byte']:>13.4f}",
+            flush=True,
+        )
+    print(f"last over first: {found[-1]['seconds'] / found[0]['seconds']:.3f}")
+    return found
+
+
+def scoring() -> dict[str, dict]:
+    print("bits of a file of 100,000,000 bytes, each in a process of its own")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data"
+        streaming.real_bytes(100_000_000).tofile(path)
+        found = {
+            "log_prob": _in_a_process("score", [str(path)]),
+            "the loss, in memory": _in_a_process("score", [str(path), "--in-memory"]),
+        }
+    for name, one in found.items():
+        print(
+            f"{name:<20}  {one['bits']:>17,.1f} bits  {one['seconds']:>6.1f} s  peak "
+            f"{one['peak_bytes'] / MIB:,.0f} MiB"
+        )
+    return found
+
+
+def generation() -> list[dict]:
+    peers_python = os.environ.get("PEERS_PYTHON")
+    print("bytes a second after a context, by rows that generate together")
+    print("system                rows  context  parameters  bytes a second   prompt")
+    sizes = (1024, 8192, 65536), (1, 64)
+    found = []
+    for one in chain(
+        streaming.our_generation(*sizes),
+        streaming.peers_generation(peers_python, *sizes) if peers_python else (),
+    ):
+        found.append(one)
+        setting = f"{one['system']:<20}  {one['batch']:>4}  {one['context']:>7,}"
+        if "error" in one:
+            print(f"{setting}  {one['error']}", flush=True)
+            continue
+        print(
+            f"{setting}  {one['parameters']:>10,}  {one['bytes_per_second']:>14,.1f}  "
+            f"{one['prompt_seconds']:>6.3f} s",
+            flush=True,
+        )
+    return found
+
+
+ON_CPU = (
+    memory_of_prefix_attend,
+    memory_of_train_step,
+    time_of_engines,
+    long_stream,
+    scoring,
+    generation,
+)
 ON_GPU = (
     ceilings,
     time_of_engines_on_gpu,
@@ -238,6 +305,8 @@ ON_GPU = (
     cross_attention_against_cudnn,
     prefix_attend_against_copy,
     training_steps,
+    long_stream,
+    generation,
 )
 
 
