@@ -1,6 +1,7 @@
 """What bytes cost as they come: long streams, files to score, and generation."""
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax import lax
 
 from perceiver_eqx import ByteLM, generate
 from perceiver_eqx.prompts import read_prompts
@@ -51,29 +53,32 @@ def real_bytes(count: int) -> np.ndarray:
 
 
 def stream(model: ByteLM, data: np.ndarray, chunk_steps: int = 512) -> Iterator[dict]:
-    """Goes through the data, and tells of each million bytes the seconds it took and
-    the bytes of the state after it."""
+    """Goes through the data, a million bytes a call, and tells of each the seconds it
+    took and the bytes of the state after it."""
 
     @eqx.filter_jit
-    def advance(model, state, tokens):
-        state, logits = model.advance(state, tokens)
-        chosen = jnp.take_along_axis(
-            jax.nn.log_softmax(logits), tokens[..., None].astype(jnp.int32), -1
-        )
-        return state, jnp.sum(chosen)
+    def advance_all(model, state, chunks):
+        def advance(state, tokens):
+            state, logits = model.advance(state, tokens)
+            chosen = jnp.take_along_axis(
+                jax.nn.log_softmax(logits), tokens[..., None].astype(jnp.int32), -1
+            )
+            return state, jnp.sum(chosen)
+
+        return lax.scan(advance, state, chunks)
 
     state = eqx.filter_jit(model.init_state)()
-    chunks = data.reshape(-1, chunk_steps, model.bytes_per_step)
-    jax.block_until_ready(advance(model, state, jnp.asarray(chunks[0])))
-    for million in chunks.reshape(-1, MILLION // chunks[0].size, *chunks.shape[1:]):
-        start, total = time.perf_counter(), 0.0
-        for chunk in million:
-            state, log_prob = advance(model, state, jnp.asarray(chunk))
-            total += float(log_prob)
+    millions = data.reshape(-1, MILLION)
+    shape = -1, chunk_steps, model.bytes_per_step
+    jax.block_until_ready(advance_all(model, state, millions[0].reshape(shape)))
+    for million in millions:
+        start = time.perf_counter()
+        state, log_probs = advance_all(model, state, million.reshape(shape))
+        bits = -float(np.asarray(log_probs).sum(dtype=np.float64)) / math.log(2)
         yield {
             "seconds": time.perf_counter() - start,
             "state_bytes": state.num_bytes(),
-            "bits_per_byte": -total / MILLION / np.log(2),
+            "bits_per_byte": bits / MILLION,
         }
 
 
