@@ -156,6 +156,8 @@ def speed(
         new_bytes, repeats = plan(args, call(1), call(3))
         pairs = [(call(1), call(new_bytes)) for _ in range(repeats)]
     step = statistics.median((long - one) / (new_bytes - 1) for one, long in pairs)
+    if step <= 0:
+        raise RuntimeError("the prompt hides the new bytes; a larger --cap shows them")
     return {
         "seconds_per_byte": step,
         "bytes_per_second": batch / step,

@@ -146,7 +146,7 @@ def peers_generation(
         "depth": sizes["num_layers"],
         "heads": sizes["num_heads"],
         "latents": 512,
-        "cap": 20,
+        "cap": 150 if on_cpu else 20,
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peers.json"
