@@ -184,7 +184,7 @@ for ax, (window, (_, by_context)) in zip(axes, measured.items(), strict=True):
 
 # %%
 def processor_of(model):
-    cache = model.processor.empty_cache(0, C, rolling=True, dtype=jnp.float32)
+    cache = model.processor.empty_cache(0, C, jnp.float32)
     start = jnp.zeros((), jnp.int32)
     return lambda latents, context: model.processor(latents, cache, start)[0]
 

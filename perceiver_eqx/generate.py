@@ -39,7 +39,8 @@ def generate(
     """Continue a prompt. The past is never computed again: each byte costs the same.
 
     It runs on the host and jits its parts: each of up to four sizes of pieces by which
-    prompts enter, and one step for so many rows, compile once whatever the lengths.
+    prompts enter, and one step for so many rows, compile once whatever the lengths;
+    with `latent_window=None` for each power of two, and a context for each length.
 
     Args:
         prompt: bytes to go on from, or a list of such, of any lengths. May be empty,
@@ -62,7 +63,7 @@ def generate(
             state has its own).
         TypeError: for a model that is no `ByteLM`, or a prompt, context or stop that is
             neither bytes nor integers.
-        RuntimeError: if the bytes go past the `max_steps` of `state`.
+        RuntimeError, ValueError: if the bytes go past the `max_steps` of `state`.
     """
     rules = Rules(temperature, top_k, top_p, min_p, repetition_penalty, processors)
     many = isinstance(prompt, list | tuple)

@@ -327,7 +327,8 @@ class SelfAttentionBlock(eqx.Module):
         queries = rotary(self.heads.queries(normed), positions)
         keys = rotary(self.heads.keys(normed), positions)
         values = self.heads.values(normed)
-        if x.shape[0] == 1 and cache.capacity and weights_key is None:
+        drops_weights = self.attention_dropout > 0 and weights_key is not None
+        if x.shape[0] == 1 and cache.capacity and not drops_weights:
             attended = _attend_one(queries, keys, values, cache, past_steps)
         else:
             attended = attend(
@@ -350,8 +351,8 @@ def _attend_one(
     cache: KeyValueCache,
     past_steps: Int[Array, ""],
 ) -> Float[Array, "rows heads head_dim"]:
-    """What a single step attends: the steps that are held, which are read as they lie
-    and not copied, and itself."""
+    """What a single step attends: itself and all that is held, which is what a window
+    reaches. They are read as they lie and not copied."""
     past = by_row(cache.keys), by_row(cache.values), cache.held(past_steps)
     seen = attend_average(queries[0], *past, engine="dense")
     own = attend_average(queries[0], keys[0], values[0], engine="dense")

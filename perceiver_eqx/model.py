@@ -70,8 +70,9 @@ class CausalPerceiver(eqx.Module):
             num_layers, num_heads: self-attention layers; heads, here and in the two
                 cross-attentions.
             query_dim: channels of the output queries, `latent_dim` if `None`.
-            latent_window: how many steps back latents see latents: `None` for all (the
-                seed's mask), 1 for their own step only (the seed's code).
+            latent_window: how many steps a latent sees the latents of, its own
+                included: `None` for all (the seed's mask), 1 for its own step only (the
+                seed's code).
             context_dim: channels of the context's tokens; `None` for no context.
             recency: learn, per latent and head, a rate at which inputs lose weight with
                 age, by which a fixed query tells new from old.
@@ -151,7 +152,7 @@ class CausalPerceiver(eqx.Module):
 
     @property
     def latent_window(self) -> int | None:
-        """How many steps back latents see latents; `None` for all."""
+        """How many steps a latent sees, its own included; `None` for all."""
         return self.processor.window
 
     def init_state(
@@ -174,9 +175,9 @@ class CausalPerceiver(eqx.Module):
             given, or if a context is given to a model built without one.
         """
         if self.latent_window is not None:
-            cache = self._cache(self.latent_window - 1, rolling=True, dtype=dtype)
+            cache = self._cache(self.latent_window - 1, dtype)
         elif max_steps is not None and max_steps >= 1:
-            cache = self._cache(max_steps, rolling=False, dtype=dtype)
+            cache = self._cache(max_steps, dtype)
         else:
             raise ValueError(
                 "`max_steps` must be at least 1 where `latent_window` is None, since "
@@ -246,8 +247,8 @@ class CausalPerceiver(eqx.Module):
         if steps == 0:
             raise ValueError("`inputs` must hold at least 1 step, got none.")
         past_steps = state.steps
-        if not state.cache.rolling:
-            capacity = state.cache.capacity
+        capacity = state.cache.capacity
+        if self.latent_window is None and capacity:
             if steps > capacity:
                 raise ValueError(
                     f"`inputs` must hold at most `max_steps` = {capacity} steps, got "
@@ -288,17 +289,20 @@ class CausalPerceiver(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps latents latent_dim"]:
         """The latents of a whole sequence, from which the decoder reads the outputs."""
-        nothing_kept = self._cache(0, rolling=True, dtype=inputs.dtype)
+        nothing_kept = self._cache(0, inputs.dtype)
         state = self._state(context, nothing_kept)
         return self.advance_latents(state, inputs, key=key)[1]
 
-    def _cache(
-        self, capacity: int, *, rolling: bool, dtype: DTypeLike
-    ) -> KeyValueCache:
+    def _cache(self, capacity: int, dtype: DTypeLike) -> KeyValueCache:
         rows = self.encoder.latents.shape[0]
-        return self.processor.empty_cache(capacity, rows, rolling=rolling, dtype=dtype)
+        return self.processor.empty_cache(capacity, rows, dtype)
 
     def _state(self, context: Array | None, cache: KeyValueCache) -> PerceiverState:
-        nothing = self.encoder.empty_prefix(cache.keys.dtype)
-        seen = nothing if context is None else self.encoder.read_context(context)
-        return PerceiverState(jnp.zeros((), jnp.int32), seen, nothing, cache)
+        encoder, dtype = self.encoder, cache.keys.dtype
+        seen = (
+            encoder.empty_prefix(dtype)
+            if context is None
+            else encoder.read_context(context)
+        )
+        start, nothing = jnp.zeros((), jnp.int32), encoder.empty_prefix(dtype)
+        return PerceiverState(start, seen, nothing, cache)

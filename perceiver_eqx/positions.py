@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
-# So many steps are a whole number of turns for every channel of `rotary`.
+# So many steps are whole turns for every channel of `rotary`, float64 apart.
 ROTARY_PERIOD = 2**30
 
 
@@ -99,7 +99,8 @@ def rotary(
 
     Channel `i` of the first half turns with channel `i` of the second. Angles are whole
     numbers of very small parts of a turn, which integers count round and round: so all
-    positions are as exact as the first ones, and `ROTARY_PERIOD` steps turn nothing.
+    positions are as exact as the first ones, and `ROTARY_PERIOD` steps turn nothing
+    (2^62 steps in float64).
 
     Args:
         positions: counts of steps.

@@ -71,9 +71,7 @@ class CausalProcessor(eqx.Module):
         self.window = window
         self.remat = remat
 
-    def empty_cache(
-        self, capacity: int, rows: int, *, rolling: bool, dtype: DTypeLike
-    ) -> KeyValueCache:
+    def empty_cache(self, capacity: int, rows: int, dtype: DTypeLike) -> KeyValueCache:
         """Caches of all layers, stacked, of `capacity` steps of `rows` latents."""
         num_heads = self.blocks.heads.num_heads
         return empty_cache(
@@ -81,7 +79,6 @@ class CausalProcessor(eqx.Module):
             rows,
             num_heads,
             self.norm.scale.size // num_heads,
-            rolling=rolling,
             layers=(self.num_layers,),
             dtype=dtype,
         )

@@ -37,7 +37,9 @@ def read_prompts(
     check_sizes(num_bytes=num_bytes)
     texts = [symbols_of("prompt", prompt) for prompt in prompts]
     if state is None:
-        most = max((text.size for text in texts), default=0) + num_bytes
+        # Rows end their steps at unequal bytes, and go on until the last has enough.
+        longest = max((text.size for text in texts), default=0)
+        most = longest + num_bytes + model.bytes_per_step - 1
         source = (
             None if context is None else jnp.asarray(symbols_of("context", context))
         )

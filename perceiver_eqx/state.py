@@ -16,9 +16,8 @@ from .attention.softmax import SoftmaxAverage
 class KeyValueCache(eqx.Module):
     """A ring of keys and values of past steps.
 
-    A new step is put over the oldest. A rolling cache has room for the steps that a
-    finite window reaches; one that does not roll, for every step up to a declared
-    maximum.
+    A new step is put over the oldest. There is room for the past steps that a finite
+    window reaches, or else for every step up to a declared maximum.
 
     Attributes:
         keys, values: by head first, as attention reads them.
@@ -28,7 +27,6 @@ class KeyValueCache(eqx.Module):
     keys: Float[Array, "*layers heads capacity rows head_dim"]
     values: Float[Array, "*layers heads capacity rows head_dim"]
     end: Int[Array, ""]
-    rolling: bool = eqx.field(static=True)
 
     @property
     def capacity(self) -> int:
@@ -122,13 +120,14 @@ def empty_cache(
     num_heads: int,
     head_dim: int,
     *,
-    rolling: bool,
     layers: tuple[int, ...] = (),
     dtype: DTypeLike = jnp.float32,
 ) -> KeyValueCache:
     """A cache that holds nothing yet, of `capacity` steps of `rows` keys each."""
-    zeros = jnp.zeros((*layers, num_heads, capacity, rows, head_dim), dtype)
-    return KeyValueCache(zeros, zeros, jnp.zeros((), jnp.int32), rolling)
+    shape = *layers, num_heads, capacity, rows, head_dim
+    # Two arrays, or a state could not be donated.
+    keys, values = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+    return KeyValueCache(keys, values, jnp.zeros((), jnp.int32))
 
 
 class State(eqx.Module):
@@ -144,7 +143,7 @@ class PerceiverState(State):
 
     Attributes:
         steps: how many steps were seen; from 3 * 2^29 on, less by a multiple of 2^30,
-            after which rotary positions are the same.
+            after which rotary positions are the same (not in float64).
         context: what the latents see of the context, empty without one.
         prefix: what the latents have seen of the inputs, one average per latent and
             head whatever the length.

@@ -167,3 +167,17 @@ def test_a_context_for_a_model_without_one_is_refused():
     tokens, source = byte_inputs(0)
     with pytest.raises(ValueError, match="build it with `use_context=True`"):
         byte_lm(3)(tokens, source)
+
+
+def test_a_dtype_by_any_name_is_kept_as_a_word():
+    for dtype in (jnp.bfloat16, jnp.dtype("bfloat16"), "bfloat16"):
+        model = byte_lm(3, dtype=dtype)
+        assert model.hyperparameters["dtype"] == "bfloat16"
+        assert model.dtype == jnp.bfloat16
+
+
+def test_a_state_can_be_donated():
+    state = byte_lm(3).init_state()
+    after = jax.jit(lambda s: s, donate_argnums=0)(state)
+    assert state.perceiver.cache.keys.is_deleted()
+    assert not after.perceiver.cache.keys.is_deleted()

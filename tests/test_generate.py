@@ -100,6 +100,13 @@ def test_prompts_of_any_lengths_go_on_together_as_one_by_one(window):
         assert found.tolist() == generate(model, prompt, 10, key=key).tolist()
 
 
+def test_there_is_room_for_a_row_that_takes_a_step_more():
+    # The longer prompt ends with a step, the shorter one inside it: 5 steps, not 4.
+    model = byte_lm(None, num_layers=1)
+    found = generate(model, [b"abcdef", b"abcde"], 6, key=jr.key(0))
+    assert [x.size for x in found] == [6, 6]
+
+
 def test_samples_of_a_prompt_are_those_of_the_prompt_repeated():
     model = byte_lm(3, num_layers=1)
     samples = generate(model, b"abcd", 7, num_samples=3, key=jr.key(0))

@@ -166,7 +166,7 @@ def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them():
     processor = perceiver(3, remat=False).processor
     with_remat = perceiver(3, remat=True).processor
     x = jnp.asarray(np.random.default_rng(0).normal(size=(STEPS, 2, 8)), jnp.float32)
-    cache = processor.empty_cache(0, 2, rolling=True, dtype=x.dtype)
+    cache = processor.empty_cache(0, 2, x.dtype)
     start = jnp.zeros((), jnp.int32)
 
     @eqx.filter_jit

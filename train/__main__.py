@@ -177,6 +177,10 @@ def _code(command: str, words: list[str]) -> None:
     kind = CompressOptions if command == "compress" else DecompressOptions
     options = _parse(kind, command, words)
     model, data = load_model(options.model), options.path.read_bytes()
+    if options.out.is_dir() or not options.out.parent.is_dir():
+        raise ValueError(
+            f"`out` must be a file in a folder that exists, got {str(options.out)!r}."
+        )
 
     def progress(done: int) -> None:
         print(f"\r{done:,} bytes", end="", file=sys.stderr, flush=True)

@@ -36,6 +36,11 @@ coding: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
 HEADER = struct.Struct("<4sQI4s4s")
 MARK = b"pqx1"
 
+_DAMAGED = (
+    "`compressed` is damaged, or was made where floating-point numbers are rounded "
+    "otherwise: it decodes to other bytes than its checksum is of."
+)
+
 
 def compress(
     model: ByteLM, data: bytes, *, progress: Callable[[int], None] = lambda done: None
@@ -103,15 +108,15 @@ def decompress(
     data = bytearray()
 
     def decode(at: int, expected: Any) -> int:
-        data.append(coder.decode(expected))
+        try:
+            data.append(coder.decode(expected))
+        except AssertionError as error:
+            raise ValueError(_DAMAGED) from error
         return data[-1]
 
     _each_byte(model, num_bytes, decode, progress)
     if zlib.crc32(data) != checksum:
-        raise ValueError(
-            "`compressed` is damaged, or was made where floating-point numbers are "
-            "rounded otherwise: its checksum is not that of what it decodes to."
-        )
+        raise ValueError(_DAMAGED)
     return bytes(data)
 
 
@@ -158,9 +163,7 @@ def _each_byte(
             expected, cache = _expect(model.outputs, readout, last, place, cache)
             categorical = coding.model.Categorical(np.asarray(expected), perfect=False)
             before = step[position] = code(start + position, categorical)
-        state = ByteState(
-            after.perceiver, jnp.asarray(step), after.unfinished, after.context_bytes
-        )
+        state = eqx.tree_at(lambda s: s.last_step, after, jnp.asarray(step))
         if start // per_step % 128 == 127:
             progress(start + per_step)
     progress(num_bytes)

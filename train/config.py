@@ -21,7 +21,7 @@ class ModelConfig:
     num_heads: int = 4
     """Heads of every attention over the inputs and between latents."""
     latent_window: int | None = 64
-    """How many steps back latents see latents; None for all."""
+    """How many steps a latent sees, its own included; None for all."""
     token_dim: int | None = None
     """Channels of a byte on its way in; None for latent-dim / bytes-per-step."""
     local_dim: int | None = None

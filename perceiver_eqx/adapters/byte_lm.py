@@ -74,7 +74,7 @@ class ByteLM(eqx.Module):
         attention_dropout: float = 0.0,
         token_dropout: float = 0.0,
         remat: bool | None = None,
-        dtype: str = "float32",
+        dtype: DTypeLike = "float32",
         key: PRNGKeyArray,
     ):
         """
@@ -90,11 +90,13 @@ class ByteLM(eqx.Module):
             use_context: whether a context of bytes can be given. Without one, such a
                 model works as if nothing stood in it.
             dtype: what the model computes in: `"float32"`, `"bfloat16"`, `"float16"` or
-                `"float64"`. Parameters are float32 all the same.
+                `"float64"`, or JAX's own names of them. Parameters are float32 all the
+                same.
 
         Raises:
             ValueError: as `CausalPerceiver` does, and for an unknown dtype.
         """
+        dtype = getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)
         arguments = locals()
         self._hyperparameters = tuple(
             (name, arguments[name]) for name in HYPERPARAMETERS
@@ -162,7 +164,7 @@ class ByteLM(eqx.Module):
 
     @property
     def latent_window(self) -> int | None:
-        """How many steps back latents see latents; `None` for all."""
+        """How many steps a latent sees, its own included; `None` for all."""
         return self.perceiver.latent_window
 
     def __call__(
@@ -394,6 +396,8 @@ class ByteLM(eqx.Module):
                 "`use_context=True`."
             )
         check_shape("context", context, "source")
+        if not jnp.issubdtype(context.dtype, jnp.integer):
+            raise TypeError(f"`context` must be integers, got {context.dtype}.")
         return self.contexts(context.astype(jnp.int32), self.dtype, start)
 
 

@@ -139,7 +139,7 @@ class ByteOutput(eqx.Module):
     def empty_cache(self, dtype: DTypeLike) -> KeyValueCache:
         """Room for the keys and values of one step's positions."""
         positions = self.positions.table.shape[0]
-        return self.decoder.empty_cache(positions, 1, rolling=False, dtype=dtype)
+        return self.decoder.empty_cache(positions, 1, dtype)
 
     @jax.named_scope("pqx.byte_output")
     def __call__(
@@ -163,7 +163,7 @@ class ByteOutput(eqx.Module):
         shifted = shifted.reshape(tokens.shape)
         x = self.positions(readout + self.embedding(shifted, readout.dtype))
         keys = None if key is None else jr.split(key, x.shape[0])
-        nothing_kept = self.decoder.empty_cache(0, 1, rolling=True, dtype=x.dtype)
+        nothing_kept = self.decoder.empty_cache(0, 1, x.dtype)
         start = jnp.zeros((), jnp.int32)
 
         def decode_step(x, key):

@@ -56,5 +56,13 @@ def test_what_is_no_code_is_refused(made):
 def test_a_damaged_code_is_told_by_its_checksum():
     made = bytearray(compress(model_of(), RANDOM))
     made[-200] ^= 1
-    with pytest.raises(ValueError, match="its checksum is not that"):
+    with pytest.raises(ValueError, match="is damaged"):
         decompress(model_of(), bytes(made))
+
+
+def test_a_code_that_cannot_be_is_told_where_it_fails():
+    made = compress(model_of(), RANDOM)
+    words = b"\xff" * (len(made) - coding.HEADER.size)
+    with pytest.raises(ValueError, match="is damaged") as error:
+        decompress(model_of(), made[: coding.HEADER.size] + words)
+    assert isinstance(error.value.__cause__, AssertionError)

@@ -110,3 +110,15 @@ def test_a_file_is_compressed_and_comes_back(tmp_path, capsys, model_file):
     printed = capsys.readouterr().out
     assert f"31 bytes to {small.stat().st_size} in" in printed
     assert f"{small.stat().st_size} bytes to 31 in" in printed
+
+
+@pytest.mark.parametrize("out", ["", "nowhere/b"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path, capsys, model_file, out
+):
+    (tmp_path / "a").write_bytes(b"some bytes")
+    paths = ["--path", str(tmp_path / "a"), "--out", str(tmp_path / out)]
+    code, printed = exit_of(capsys, "compress", *paths, "--model", model_file)
+    assert code == 2
+    assert "`out` must be a file in a folder that exists" in printed
+    assert "bytes to" not in printed
