@@ -2,6 +2,7 @@
 
 import hypothesis
 import jax
+import pytest
 
 
 # Examples are the same on every run: a failure in CI is a failure at home.
@@ -13,3 +14,11 @@ hypothesis.settings.load_profile("ci")
 
 # Tests run tiny shapes once or twice: compiling them is nearly all of their time.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_code_is_given_back():
+    """Each compiled function holds some hundred memory maps of the 65,530 that Linux
+    lends a process, and one too many aborts it: they go with the file they were for."""
+    yield
+    jax.clear_caches()
