@@ -88,34 +88,25 @@ def _beam_step(
     scores, which of the given beams each comes from, and its bytes."""
     given = states.unfinished[0]  # of the prompt, the same in all
     beams, per_step = states.unfinished.shape
-    after, readouts = jax.vmap(model.begin_step)(states)
-    next_byte = jax.vmap(model.outputs.next_byte, (0, 0, None, 0))
+    after, steps = jax.vmap(model.begin_step)(states)
 
     def take_byte(carry, position):
-        scores, parents, before, caches, drawn = carry
-        logits, caches = next_byte(
-            readouts[parents, position], before, position, caches
-        )
+        scores, parents, steps, drawn = carry
+        steps, logits = jax.vmap(model.predict, (0, None))(steps, position)
         forced = jnp.where(position < free, given[position], 0)
         only = jnp.where(jnp.arange(NUM_BYTES) == forced, 0.0, -jnp.inf)
         each = jnp.where(forced >= 0, only, log_softmax(logits))
         scores, places = lax.top_k((scores[:, None] + each).ravel(), beams)
         of_beam, byte = jnp.divmod(places, NUM_BYTES)
-        parents, caches, drawn = jax.tree.map(
-            lambda x: x[of_beam], (parents, caches, drawn)
+        parents, steps, drawn = jax.tree.map(
+            lambda x: x[of_beam], (parents, steps, drawn)
         )
-        return (scores, parents, byte, caches, drawn.at[:, position].set(byte)), None
+        steps = jax.vmap(model.put, (0, None, 0))(steps, position, byte)
+        return (scores, parents, steps, drawn.at[:, position].set(byte)), None
 
-    empty = model.outputs.empty_cache(model.dtype)
-    caches = jax.tree.map(lambda x: jnp.stack([x] * beams), empty)
-    start = (
-        scores,
-        jnp.arange(beams),
-        states.last_step[:, -1],
-        caches,
-        jnp.zeros((beams, per_step), jnp.int32),
-    )
+    nothing = jnp.zeros((beams, per_step), jnp.int32)
+    start = scores, jnp.arange(beams), steps, nothing
     taken, _ = lax.scan(take_byte, start, jnp.arange(per_step))
-    scores, parents, _, _, drawn = taken
+    scores, parents, steps, drawn = taken
     after = jax.tree.map(lambda x: x[parents], after)
-    return eqx.tree_at(lambda s: s.last_step, after, drawn), scores, parents, drawn
+    return jax.vmap(model.end_step)(after, steps), scores, parents, drawn

@@ -41,6 +41,7 @@ class CausalEncoder(eqx.Module):
         recency: bool = True,
         own_step: bool = True,
         mlp_widening: int = 4,
+        gated_mlp: bool = False,
         dropout: float = 0.0,
         token_dropout: float = 0.0,
         key: PRNGKeyArray,
@@ -53,6 +54,7 @@ class CausalEncoder(eqx.Module):
             input_dim,
             num_heads,
             mlp_widening=mlp_widening,
+            gated_mlp=gated_mlp,
             dropout=dropout,
             key=keys[1],
         )

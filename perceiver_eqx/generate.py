@@ -225,21 +225,19 @@ def _draw_step(fixed: tuple[ByteLM, Rules, Array], rows: _Row):
 
     def draw_step(row: _Row, key: PRNGKeyArray):
         state, given = row.state, row.state.unfinished
-        after, readout = model.begin_step(state)
+        after, step = model.begin_step(state)
 
         def draw_byte(carry, of_byte):
-            before, recent, cache = carry
-            position, readout, given, key = of_byte
-            logits, cache = model.outputs.next_byte(readout, before, position, cache)
+            step, recent = carry
+            position, given, key = of_byte
+            step, logits = model.predict(step, position)
             byte = jnp.where(given >= 0, given, rules.draw(logits, recent, key))
-            recent = jnp.append(recent[1:], byte)
-            return (byte, recent, cache), byte
+            step = model.put(step, position, byte)
+            return (step, jnp.append(recent[1:], byte)), byte
 
         keys = jr.split(jr.fold_in(key, row.steps), given.size)
-        begin = state.last_step[-1], row.recent, model.outputs.empty_cache(model.dtype)
-        of_bytes = jnp.arange(given.size), readout, given, keys
-        (_, recent, _), drawn = lax.scan(draw_byte, begin, of_bytes)
-        after = eqx.tree_at(lambda s: s.last_step, after, drawn)
-        return _Row(after, recent, row.steps + 1), drawn
+        of_bytes = jnp.arange(given.size), given, keys
+        (step, recent), drawn = lax.scan(draw_byte, (step, row.recent), of_bytes)
+        return _Row(model.end_step(after, step), recent, row.steps + 1), drawn
 
     return jax.vmap(draw_step)(rows, keys)

@@ -70,6 +70,24 @@ class LayerNorm(eqx.Module):
         return (normed * self.scale + self.bias).astype(x.dtype)
 
 
+class RMSNorm(eqx.Module):
+    """Unit mean square over the last axis, then a learned scale."""
+
+    scale: Float[Array, " dim"]
+    epsilon: float = eqx.field(static=True)
+
+    def __init__(self, dim: int, epsilon: float = 1e-6):
+        self.scale = jnp.ones(dim)
+        self.epsilon = epsilon
+
+    @jax.named_scope("pqx.norm")
+    def __call__(self, x: Float[Array, "*rows dim"]) -> Array:
+        wide = x.astype(jnp.result_type(jnp.float32, x.dtype))
+        square = jnp.square(wide).mean(-1, keepdims=True)
+        normed = wide * jax.lax.rsqrt(square + self.epsilon)
+        return (normed * self.scale).astype(x.dtype)
+
+
 class Embedding(eqx.Module):
     """A learned vector for each of a small number of symbols."""
 
@@ -125,24 +143,43 @@ def dropout(
 
 
 class MLP(eqx.Module):
-    """Two linear maps around an exact GELU."""
+    """Two linear maps around an exact GELU; or gated, around a SiLU times a third.
+
+    Source:
+        Shazeer, "GLU Variants Improve Transformer" (2020), for the gated form, SwiGLU.
+    """
 
     up: Linear
+    gate: Linear | None
     down: Linear
 
-    def __init__(self, dim: int, widening: int, *, scale: float, key: PRNGKeyArray):
+    def __init__(
+        self,
+        dim: int,
+        widening: int,
+        *,
+        gated: bool = False,
+        scale: float = 1.0,
+        key: PRNGKeyArray,
+    ):
         """
         Args:
-            dim: channels in and out; `widening * dim` between.
+            dim: channels in and out; `widening * dim` between, or two thirds of it if
+                gated (rounded up to a multiple of 8), for as many parameters.
+            gated: multiply by a gate.
             scale: factor on the initial deviation of the map back.
         """
-        up_key, down_key = jr.split(key)
-        self.up = Linear(dim, widening * dim, key=up_key)
-        self.down = Linear(widening * dim, dim, scale=scale, key=down_key)
+        keys = jr.split(key, 3)
+        hidden = 8 * -(-widening * dim // 12) if gated else widening * dim
+        self.up = Linear(dim, hidden, key=keys[0])
+        self.down = Linear(hidden, dim, scale=scale, key=keys[1])
+        self.gate = Linear(dim, hidden, key=keys[2]) if gated else None
 
     @jax.named_scope("pqx.mlp")
     def __call__(self, x: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
-        return self.down(jax.nn.gelu(self.up(x), approximate=False))
+        if self.gate is None:
+            return self.down(jax.nn.gelu(self.up(x), approximate=False))
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
 class MultiHead(eqx.Module):
@@ -152,6 +189,8 @@ class MultiHead(eqx.Module):
     key: Linear
     value: Linear
     output: Linear
+    query_norm: RMSNorm | None
+    key_norm: RMSNorm | None
     num_heads: int = eqx.field(static=True)
 
     def __init__(
@@ -160,6 +199,7 @@ class MultiHead(eqx.Module):
         kv_dim: int,
         num_heads: int,
         *,
+        qk_norm: bool = False,
         scale: float = 1.0,
         key: PRNGKeyArray,
     ):
@@ -168,6 +208,7 @@ class MultiHead(eqx.Module):
             q_dim: channels of the queries and of the output.
             kv_dim: channels of what is attended.
             num_heads: a divisor of `q_dim`.
+            qk_norm: norm every head's queries and keys, which bounds the scores.
             scale: factor on the initial deviation of the output projection.
 
         Raises:
@@ -183,13 +224,15 @@ class MultiHead(eqx.Module):
         self.key = Linear(kv_dim, q_dim, key=keys[1])
         self.value = Linear(kv_dim, q_dim, key=keys[2])
         self.output = Linear(q_dim, q_dim, scale=scale, key=keys[3])
+        self.query_norm = RMSNorm(q_dim // num_heads) if qk_norm else None
+        self.key_norm = RMSNorm(q_dim // num_heads) if qk_norm else None
         self.num_heads = num_heads
 
     def queries(self, x: Float[Array, "*rows q_dim"]) -> Array:
-        return self._heads(self.query(x))
+        return _normed(self.query_norm, self._heads(self.query(x)))
 
     def keys(self, x: Float[Array, "*rows kv_dim"]) -> Array:
-        return self._heads(self.key(x))
+        return _normed(self.key_norm, self._heads(self.key(x)))
 
     def values(self, x: Float[Array, "*rows kv_dim"]) -> Array:
         return self._heads(self.value(x))
@@ -200,6 +243,10 @@ class MultiHead(eqx.Module):
 
     def _heads(self, x: Array) -> Array:
         return rearrange(x, "... (h d) -> ... h d", h=self.num_heads)
+
+
+def _normed(norm: RMSNorm | None, x: Array) -> Array:
+    return x if norm is None else norm(x)
 
 
 class CrossAttention(eqx.Module):
@@ -221,6 +268,7 @@ class CrossAttention(eqx.Module):
         num_heads: int,
         *,
         mlp_widening: int = 4,
+        gated_mlp: bool = False,
         residual: bool = True,
         dropout: float = 0.0,
         key: PRNGKeyArray,
@@ -228,6 +276,7 @@ class CrossAttention(eqx.Module):
         """
         Args:
             q_dim, kv_dim, num_heads: as in `MultiHead`.
+            mlp_widening, gated_mlp: as in `MLP`.
             residual: add the queries to what they attended.
             dropout: probability in [0, 1) on both branches.
 
@@ -239,7 +288,7 @@ class CrossAttention(eqx.Module):
         self.input_norm = LayerNorm(kv_dim)
         self.heads = MultiHead(q_dim, kv_dim, num_heads, key=heads_key)
         self.mlp_norm = LayerNorm(q_dim)
-        self.mlp = MLP(q_dim, mlp_widening, scale=1.0, key=mlp_key)
+        self.mlp = MLP(q_dim, mlp_widening, gated=gated_mlp, key=mlp_key)
         self.residual = residual
         self.dropout = dropout
 
@@ -283,6 +332,8 @@ class SelfAttentionBlock(eqx.Module):
         num_heads: int,
         *,
         mlp_widening: int = 4,
+        gated_mlp: bool = False,
+        qk_norm: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         scale: float = 1.0,
@@ -291,15 +342,19 @@ class SelfAttentionBlock(eqx.Module):
         """
         Args:
             dim, num_heads: channels, and heads that divide them.
+            mlp_widening, gated_mlp: as in `MLP`.
+            qk_norm: as in `MultiHead`.
             dropout: probability in [0, 1) on both residual branches.
             attention_dropout: probability in [0, 1) on the attention weights.
             scale: factor on the initial deviation of the two maps into the residual.
         """
         heads_key, mlp_key = jr.split(key)
         self.norm = LayerNorm(dim)
-        self.heads = MultiHead(dim, dim, num_heads, scale=scale, key=heads_key)
+        self.heads = MultiHead(
+            dim, dim, num_heads, qk_norm=qk_norm, scale=scale, key=heads_key
+        )
         self.mlp_norm = LayerNorm(dim)
-        self.mlp = MLP(dim, mlp_widening, scale=scale, key=mlp_key)
+        self.mlp = MLP(dim, mlp_widening, gated=gated_mlp, scale=scale, key=mlp_key)
         self.dropout = dropout
         self.attention_dropout = attention_dropout
 

@@ -16,7 +16,7 @@ from .checks import (
 from .decoder import QueryDecoder
 from .encoder import CausalEncoder
 from .layers import split_key
-from .positions import ROTARY_PERIOD
+from .positions import count_on
 from .processor import CausalProcessor
 from .state import KeyValueCache, PerceiverState
 
@@ -55,6 +55,8 @@ class CausalPerceiver(eqx.Module):
         own_step: bool = True,
         query_residual: bool = True,
         mlp_widening: int = 4,
+        gated_mlp: bool = False,
+        qk_norm: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         token_dropout: float = 0.0,
@@ -79,6 +81,8 @@ class CausalPerceiver(eqx.Module):
             own_step: add a projection of the step's own tokens to its latents.
             query_residual: add the output queries to what they read.
             mlp_widening: hidden channels of the MLPs over their width.
+            gated_mlp: gate the MLPs, as in `MLP`.
+            qk_norm: norm the queries and keys of the latents' self-attention.
             dropout, attention_dropout, token_dropout: probabilities in [0, 1) of
                 leaving out a residual channel, a weight between latents, an input
                 token of the cross-attention. They act where a call is given a `key`.
@@ -123,6 +127,7 @@ class CausalPerceiver(eqx.Module):
             recency=recency,
             own_step=own_step,
             mlp_widening=mlp_widening,
+            gated_mlp=gated_mlp,
             dropout=dropout,
             token_dropout=token_dropout,
             key=encoder_key,
@@ -134,6 +139,8 @@ class CausalPerceiver(eqx.Module):
             window=latent_window,
             remat=latent_window is None if remat is None else remat,
             mlp_widening=mlp_widening,
+            gated_mlp=gated_mlp,
+            qk_norm=qk_norm,
             dropout=dropout,
             attention_dropout=attention_dropout,
             key=processor_key,
@@ -145,6 +152,7 @@ class CausalPerceiver(eqx.Module):
             latent_dim=latent_dim,
             num_heads=num_heads,
             mlp_widening=mlp_widening,
+            gated_mlp=gated_mlp,
             query_residual=query_residual,
             dropout=dropout,
             key=decoder_key,
@@ -264,10 +272,8 @@ class CausalPerceiver(eqx.Module):
         keys = split_key(key)
         x, prefix = self.encoder(inputs, state.prefix, state.context, key=keys[0])
         x, cache = self.processor(x, state.cache, past_steps, key=keys[1])
-        count = past_steps + steps
-        # It goes back before it overflows, to where positions are the same.
-        back = jnp.where(count < 3 * ROTARY_PERIOD // 2, 0, ROTARY_PERIOD)
-        return PerceiverState(count - back, state.context, prefix, cache), x
+        count = count_on(past_steps, steps)
+        return PerceiverState(count, state.context, prefix, cache), x
 
     def __call__(
         self,
@@ -289,9 +295,17 @@ class CausalPerceiver(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps latents latent_dim"]:
         """The latents of a whole sequence, from which the decoder reads the outputs."""
-        nothing_kept = self._cache(0, inputs.dtype)
-        state = self._state(context, nothing_kept)
+        state = self.keep_nothing(context, inputs.dtype)
         return self.advance_latents(state, inputs, key=key)[1]
+
+    def keep_nothing(
+        self,
+        context: Float[Array, "source context_dim"] | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> PerceiverState:
+        """The state before the first step, without room for past latents: for a whole
+        sequence, taken at once."""
+        return self._state(context, self._cache(0, dtype))
 
     def _cache(self, capacity: int, dtype: DTypeLike) -> KeyValueCache:
         rows = self.encoder.latents.shape[0]

@@ -33,14 +33,17 @@ class CausalProcessor(eqx.Module):
         window: int | None,
         remat: bool,
         mlp_widening: int = 4,
+        gated_mlp: bool = False,
+        qk_norm: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         key: PRNGKeyArray,
     ):
         """
         Args:
-            num_layers: blocks, at least 1. Their parameters are stacked.
-            dim, num_heads, mlp_widening, dropout, attention_dropout: of a block.
+            num_layers: blocks, at least 0. Their parameters are stacked.
+            dim, num_heads, mlp_widening, gated_mlp, qk_norm, dropout,
+                attention_dropout: of a block.
             window: how many steps a latent sees, its own included; `None` for all.
             remat: compute each layer again in the backward pass, all but its attention,
                 so that a layer leaves two arrays of latents and not some twenty.
@@ -59,9 +62,11 @@ class CausalProcessor(eqx.Module):
                 dim,
                 num_heads,
                 mlp_widening=mlp_widening,
+                gated_mlp=gated_mlp,
+                qk_norm=qk_norm,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
-                scale=1 / math.sqrt(2 * num_layers),
+                scale=1 / math.sqrt(2 * max(num_layers, 1)),
                 key=key,
             )
 

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from .adapters.byte_lm import ByteLM
 from .adapters.byte_state import ByteState
-from .adapters.bytes import NUM_BYTES, Symbols, symbols_of
+from .adapters.bytes import Symbols, symbols_of
 from .checks import check_sizes
 from .sampling import RECENT
 
@@ -26,8 +26,8 @@ def read_prompts(
     state: ByteState | None,
 ) -> list[tuple[ByteState, Int[np.ndarray, " recent"]]]:
     """Where to go on from after each prompt, and its last `RECENT` bytes, but for those
-    of an unfinished step, -1 where there were none. Of a given state, only the bytes of
-    its last step are known.
+    of an unfinished step, -1 where there were none. Of a given state, only those are
+    known.
 
     Args:
         As `generate` takes them.
@@ -62,7 +62,8 @@ def _room(model: ByteLM, num_bytes: int) -> int | None:
 
 def _read(model: ByteLM, state: ByteState, text: np.ndarray):
     per_step = model.bytes_per_step
-    last, begun = np.asarray(state.last_step), np.asarray(state.unfinished)
+    begun = np.asarray(state.unfinished)
+    state = eqx.tree_at(lambda s: s.unfinished, state, jnp.full_like(begun, -1))
     text = np.concatenate([begun[begun >= 0], text])
     whole = text.size // per_step
     tokens, at = text[: whole * per_step].reshape(whole, per_step), 0
@@ -72,8 +73,7 @@ def _read(model: ByteLM, state: ByteState, text: np.ndarray):
             at += size
     left = np.full(per_step, -1, np.int32)
     left[: text.size % per_step] = text[whole * per_step :]
-    before = np.concatenate([last[last < NUM_BYTES], text[: whole * per_step]])
-    recent = np.concatenate([np.full(RECENT, -1), before])[-RECENT:]
+    recent = np.concatenate([np.full(RECENT, -1), text[: whole * per_step]])[-RECENT:]
     state = eqx.tree_at(lambda s: s.unfinished, state, jnp.asarray(left))
     return state, recent.astype(np.int32)
 
@@ -86,4 +86,4 @@ def init_state(model: ByteLM, context, max_steps: int | None) -> ByteState:
 
 @eqx.filter_jit
 def _advance(model: ByteLM, state: ByteState, tokens) -> ByteState:
-    return model.advance_latents(state, tokens)[0]
+    return model.advance(state, tokens)[0]

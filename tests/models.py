@@ -40,6 +40,7 @@ def byte_lm(window: int | None, context: bool = False, **options) -> ByteLM:
         ByteLM,
         bytes_per_step=TOKENS,
         token_dim=6,
+        local_window=4,
         use_context=context,
         **{**SIZES, "latent_window": window, **options},
     )

@@ -57,7 +57,8 @@ def test_one_beam_takes_the_likeliest_byte_each_time(window):
 def test_more_beams_find_what_is_likelier_and_score_it_rightly():
     model = one_layer()
     one, many = (beam_search(model, b"ab", 9, num_beams=n) for n in (1, 16))
-    assert many[0].log_prob >= one[0].log_prob
+    # They may find the same bytes, whose sums are rounded apart.
+    assert many[0].log_prob >= one[0].log_prob - 1e-4
     assert [x.log_prob for x in many] == sorted(
         (x.log_prob for x in many), reverse=True
     )

@@ -24,8 +24,7 @@ from jax.nn import softmax
 from jaxtyping import Array, Float, Int
 
 from perceiver_eqx import ByteLM, ByteState
-from perceiver_eqx.adapters.bytes import BEGIN, ByteOutput
-from perceiver_eqx.state import KeyValueCache
+from perceiver_eqx.adapters.byte_state import OpenStep
 
 
 # Its types are hidden from type checkers in a module that is not Python.
@@ -154,16 +153,15 @@ def _each_byte(
     per_step = model.bytes_per_step
     steps = -(-num_bytes // per_step)
     state = model.init_state(max_steps=steps)
-    empty, before = model.outputs.empty_cache(model.dtype), BEGIN
     for start in range(0, num_bytes, per_step):
-        after, readout = _begin_step(model, state)
-        cache, step = empty, np.zeros(per_step, np.int32)
+        after, step = _begin_step(model, state)
         for position in range(min(per_step, num_bytes - start)):
-            place, last = (jnp.asarray(x, jnp.int32) for x in (position, before))
-            expected, cache = _expect(model.outputs, readout, last, place, cache)
+            place = jnp.asarray(position, jnp.int32)
+            step, expected = _expect(model, step, place)
             categorical = coding.model.Categorical(np.asarray(expected), perfect=False)
-            before = step[position] = code(start + position, categorical)
-        state = eqx.tree_at(lambda s: s.last_step, after, jnp.asarray(step))
+            byte = code(start + position, categorical)
+            step = _put(model, step, place, jnp.asarray(byte, jnp.int32))
+        state = model.end_step(after, step)
         if start // per_step % 128 == 127:
             progress(start + per_step)
     progress(num_bytes)
@@ -176,12 +174,15 @@ def _begin_step(model: ByteLM, state: ByteState):
 
 @eqx.filter_jit
 def _expect(
-    outputs: ByteOutput,
-    readout: Float[Array, "bytes_per_step local_dim"],
-    before: Int[Array, ""],
-    position: Int[Array, ""],
-    cache: KeyValueCache,
-) -> tuple[Float[Array, " 256"], KeyValueCache]:
+    model: ByteLM, step: OpenStep, position: Int[Array, ""]
+) -> tuple[OpenStep, Float[Array, " 256"]]:
     """The probability of each byte at a position."""
-    logits, cache = outputs.next_byte(readout[position], before, position, cache)
-    return softmax(logits), cache
+    step, logits = model.predict(step, position)
+    return step, softmax(logits)
+
+
+@eqx.filter_jit
+def _put(
+    model: ByteLM, step: OpenStep, position: Int[Array, ""], byte: Int[Array, ""]
+) -> OpenStep:
+    return model.put(step, position, byte)

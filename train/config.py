@@ -25,15 +25,23 @@ class ModelConfig:
     token_dim: int | None = None
     """Channels of a byte on its way in; None for latent-dim / bytes-per-step."""
     local_dim: int | None = None
-    """Channels of the decoder inside a step; None for half of latent-dim."""
-    local_layers: int = 1
-    """Layers of the decoder inside a step."""
+    """Channels of the local layers; None for half of latent-dim."""
+    local_window: int = 64
+    """How many bytes a byte sees in a local layer, itself included."""
+    input_layers: int = 1
+    """Local layers before the Perceiver."""
+    output_layers: int = 1
+    """Local layers after the Perceiver."""
     recency: bool = True
     """Learn how fast inputs lose weight with age."""
     own_step: bool = True
     """Add a projection of a step's own bytes to its latents."""
     mlp_widening: int = 4
     """Hidden channels of the MLPs over their width."""
+    gated_mlp: bool = False
+    """Gate the MLPs."""
+    qk_norm: bool = False
+    """Norm the queries and keys of self-attention."""
     dropout: float = 0.0
     """Probability of leaving out a residual channel."""
     attention_dropout: float = 0.0
@@ -45,7 +53,8 @@ class ModelConfig:
 
     def __post_init__(self):
         _at_least(1, self, "bytes_per_step", "num_latents", "latent_dim", "num_layers")
-        _at_least(1, self, "num_heads", "local_layers", "mlp_widening")
+        _at_least(1, self, "num_heads", "local_window", "mlp_widening")
+        _at_least(0, self, "input_layers", "output_layers")
         if self.latent_window is not None:
             _at_least(1, self, "latent_window")
         local_dim = self.local_dim or self.latent_dim // 2

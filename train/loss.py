@@ -10,7 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from perceiver_eqx import ByteLM
-from perceiver_eqx.adapters.bytes import BEGIN
+from perceiver_eqx.adapters.byte_lm import delayed
+from perceiver_eqx.layers import split_key
 
 
 # Up to this many chunks, the backward pass keeps every state carried between two. With
@@ -38,8 +39,8 @@ def sequence_bits(
     `lax.scan` of `advance`, each chunk computed again in the backward pass, exact
     gradients through what is carried. Memory is that of one chunk, and of carried
     states as many as the square root of the number of chunks, twice. With
-    `latent_window=None` the latents of all steps are held, and only what is read from
-    them goes chunk by chunk.
+    `latent_window=None` the latents of all steps are held, and only what goes in and
+    out of them goes chunk by chunk.
 
     Args:
         data: bytes; a multiple of `model.bytes_per_step`.
@@ -61,32 +62,63 @@ def sequence_bits(
     chunks = tokens.reshape(count, chunk, per_step)
     starts = jnp.arange(count) * (chunk * per_step)
 
-    def bits(latents, tokens, before, start, key):
-        logits = model.logits(latents, tokens, before, key=key)
+    starts, indices = jnp.arange(count) * (chunk * per_step), jnp.arange(count)
+
+    def bits(logits, tokens, start):
         places = start + jnp.arange(tokens.size).reshape(tokens.shape)
         return jnp.sum(jnp.where(places < length, _bits(logits, tokens), 0.0))
 
     def advance_chunk(state, of_chunk):
         tokens, start, index = of_chunk
-        keys = _chunk_keys(key, index)
-        after, latents = model.advance_latents(state, tokens, key=keys[0])
-        return after, bits(latents, tokens, state.last_step[-1], start, keys[1])
+        state, logits = model.advance(state, tokens, key=_chunk_key(key, index))
+        return state, bits(logits, tokens, start)
 
-    def read_chunk(_, of_chunk):
-        latents, tokens, before, start, index = of_chunk
-        keys = _chunk_keys(key, index)
-        return None, bits(latents, tokens, before, start, keys[1])
-
-    def each_chunk(take, carry, *of_chunks):
-        of_chunks = (*of_chunks, starts, jnp.arange(count))
-        return _scan_chunks(take, carry, of_chunks, group).sum()
-
+    if count == 1:
+        return bits(model(tokens, context, key=_chunk_key(key, 0)), tokens, 0)
     if carries:
-        return each_chunk(advance_chunk, model.init_state(context), chunks)
-    latents = model.latents(tokens, context, key=_chunk_keys(key, count)[0])
-    of_chunks = latents.reshape(count, chunk, *latents.shape[1:])
-    befores = jnp.pad(chunks[:-1, -1, -1].astype(jnp.int32), (1, 0))
-    return each_chunk(read_chunk, None, of_chunks, chunks, befores.at[0].set(BEGIN))
+        state, of_chunks = model.init_state(context), (chunks, starts, indices)
+        return _scan_chunks(advance_chunk, state, of_chunks, group).sum()
+    return _bits_of_latents(model, chunks, starts, bits, context, key)
+
+
+def _bits_of_latents(
+    model: ByteLM,
+    chunks: Integer[Array, "chunks steps bytes_per_step"],
+    starts: Int[Array, " chunks"],
+    bits: Callable[[Array, Array, Array], Float[Array, ""]],
+    context: Integer[Array, " source"] | None,
+    key: PRNGKeyArray | None,
+) -> Float[Array, ""]:
+    """Bits of a sequence whose latents are all held, since all see all before them:
+    only the local layers and what is read go chunk by chunk."""
+    count, steps = chunks.shape[:2]
+    keys = [None] * 3 if key is None else list(jr.split(key, 3))
+    indices = jnp.arange(count)
+
+    def read_chunk(state, of_chunk):
+        tokens, index = of_chunk
+        of_key = _chunk_key(keys[0], index)
+        features, state = model.inputs(tokens, state, model.dtype, key=of_key)
+        return state, features
+
+    def write_chunk(state, of_chunk):
+        latents, byte_late, tokens, start, index = of_chunk
+        readout_key, output_key = split_key(_chunk_key(keys[2], index))
+        readout = model.perceiver.decoder(latents, key=readout_key)
+        logits, state = model.outputs(readout, byte_late, state, key=output_key)
+        return state, bits(logits, tokens, start)
+
+    def in_chunks(x):
+        return x.reshape(count, steps, *x.shape[1:])
+
+    start = model.inputs.layers.init_state(model.dtype)
+    features = _scan_chunks(read_chunk, start, (chunks, indices))
+    features = features.reshape(count * steps, *features.shape[2:])
+    step_late, byte_late = delayed(model.inputs.before_all(model.dtype), features)
+    latents = model.latents(step_late, context, key=keys[1])
+    of_chunks = in_chunks(latents), in_chunks(byte_late), chunks, starts, indices
+    start = model.outputs.layers.init_state(model.dtype)
+    return _scan_chunks(write_chunk, start, of_chunks).sum()
 
 
 def batch_bits(
@@ -112,12 +144,9 @@ def batch_bits(
     return jax.vmap(one)(data, length, keys).sum(), length.sum()
 
 
-def _scan_chunks(take, carry, chunks, group: int) -> Float[Array, "..."]:
+def _scan_chunks(take, carry, chunks, group: int = 1) -> Float[Array, "..."]:
     """What `take` gives of each chunk, by a scan whose backward pass computes the
     chunks again, one `group` of them after the other."""
-    count = jax.tree.leaves(chunks)[0].shape[0]
-    if count == 1:  # alone, it gains nothing from being computed again
-        return lax.scan(take, carry, chunks)[1]
     take = jax.checkpoint(take)
     if group == 1:
         return lax.scan(take, carry, chunks)[1]
@@ -139,5 +168,5 @@ def _bits(
     return (jax.nn.logsumexp(logits, -1) - chosen[..., 0]) / math.log(2)
 
 
-def _chunk_keys(key: PRNGKeyArray | None, index):
-    return (None, None) if key is None else jr.split(jr.fold_in(key, index))
+def _chunk_key(key: PRNGKeyArray | None, index) -> PRNGKeyArray | None:
+    return None if key is None else jr.fold_in(key, index)

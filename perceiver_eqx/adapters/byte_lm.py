@@ -10,8 +10,9 @@ from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 from ..checks import check_multiples, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
-from .byte_state import ByteState
-from .bytes import BEGIN, ByteContext, ByteInput, ByteOutput
+from ..state import PerceiverState
+from .byte_state import ByteState, OpenStep
+from .bytes import ByteContext, ByteInput, ByteOutput
 
 
 HYPERPARAMETERS = (
@@ -23,12 +24,16 @@ HYPERPARAMETERS = (
     "latent_window",
     "token_dim",
     "local_dim",
-    "local_layers",
     "local_heads",
+    "local_window",
+    "input_layers",
+    "output_layers",
     "use_context",
     "recency",
     "own_step",
     "mlp_widening",
+    "gated_mlp",
+    "qk_norm",
     "dropout",
     "attention_dropout",
     "token_dropout",
@@ -40,9 +45,11 @@ HYPERPARAMETERS = (
 class ByteLM(eqx.Module):
     """Next-byte prediction over sequences of any length.
 
-    Bytes are grouped into steps. The Perceiver sees them one step late, and a small
-    causal decoder goes through the bytes inside a step, so that the logits of byte
-    `(t, i)` depend on the context and on all bytes before it, and on no other.
+    Local layers make features of each byte, of itself and the last few before it. The
+    Perceiver sees the features one step late, grouped into steps. What it says of a
+    byte's place, and the features one byte late, go through more local layers to the
+    logits. So those of byte `(t, i)` depend on the context and on all bytes before it,
+    and on no other.
     """
 
     inputs: ByteInput
@@ -64,12 +71,16 @@ class ByteLM(eqx.Module):
         latent_window: int | None = None,
         token_dim: int | None = None,
         local_dim: int | None = None,
-        local_layers: int = 1,
         local_heads: int | None = None,
+        local_window: int = 64,
+        input_layers: int = 1,
+        output_layers: int = 1,
         use_context: bool = False,
         recency: bool = True,
         own_step: bool = True,
         mlp_widening: int = 4,
+        gated_mlp: bool = False,
+        qk_norm: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         token_dropout: float = 0.0,
@@ -81,12 +92,15 @@ class ByteLM(eqx.Module):
         Args:
             bytes_per_step: bytes that make a step, at least 1.
             num_latents, latent_dim, num_layers, num_heads, latent_window,
-                `recency`, `own_step`, `mlp_widening`, `dropout`, `attention_dropout`,
-                `token_dropout`, `remat`: as in `CausalPerceiver`.
-            token_dim: channels of a byte on its way in; `None` for
+                recency, own_step, mlp_widening, gated_mlp, qk_norm, dropout,
+                attention_dropout, token_dropout, remat: as in `CausalPerceiver`.
+            token_dim: channels of a byte on its way into the Perceiver; `None` for
                 `latent_dim / bytes_per_step`, but at least 32.
-            local_dim, local_layers, local_heads: the causal decoder inside a step;
-                `None` for half of `latent_dim` and half of `num_heads`.
+            local_dim, local_heads: channels and heads of the local layers; `None` for
+                half of `latent_dim` and half of `num_heads`.
+            local_window: how many bytes a byte sees in a local layer, itself included.
+            input_layers, output_layers: local layers before and after the Perceiver,
+                at least 0.
             use_context: whether a context of bytes can be given. Without one, such a
                 model works as if nothing stood in it.
             dtype: what the model computes in: `"float32"`, `"bfloat16"`, `"float16"` or
@@ -105,7 +119,9 @@ class ByteLM(eqx.Module):
             bytes_per_step=bytes_per_step,
             latent_dim=latent_dim,
             num_heads=num_heads,
-            local_layers=local_layers,
+            local_window=local_window,
+            input_layers=input_layers + 1,
+            output_layers=output_layers + 1,
         )
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             raise ValueError(
@@ -121,8 +137,24 @@ class ByteLM(eqx.Module):
         local_dim = local_dim or latent_dim // 2
         check_multiples("twice `local_heads`", 2 * local_heads, local_dim=local_dim)
         check_multiples("`num_heads`", num_heads, local_dim=local_dim)
+        local = {
+            "window": local_window,
+            "mlp_widening": mlp_widening,
+            "gated_mlp": gated_mlp,
+            "qk_norm": qk_norm,
+            "dropout": dropout,
+            "remat": bool(remat),
+        }
         keys = jr.split(key, 4)
-        self.inputs = ByteInput(bytes_per_step, token_dim, key=keys[0])
+        self.inputs = ByteInput(
+            bytes_per_step,
+            token_dim,
+            local_dim,
+            input_layers,
+            local_heads,
+            key=keys[0],
+            **local,
+        )
         self.contexts = ByteContext(token_dim, key=keys[1]) if use_context else None
         self.perceiver = CausalPerceiver(
             token_dim,
@@ -139,6 +171,8 @@ class ByteLM(eqx.Module):
             recency=recency,
             own_step=own_step,
             mlp_widening=mlp_widening,
+            gated_mlp=gated_mlp,
+            qk_norm=qk_norm,
             dropout=dropout,
             attention_dropout=attention_dropout,
             token_dropout=token_dropout,
@@ -146,13 +180,7 @@ class ByteLM(eqx.Module):
             key=keys[2],
         )
         self.outputs = ByteOutput(
-            bytes_per_step,
-            local_dim,
-            local_layers,
-            local_heads,
-            mlp_widening=mlp_widening,
-            dropout=dropout,
-            key=keys[3],
+            local_dim, output_layers, local_heads, key=keys[3], **local
         )
         self.bytes_per_step = bytes_per_step
         self.dtype = jnp.dtype(dtype)
@@ -187,9 +215,9 @@ class ByteLM(eqx.Module):
                 without one.
             TypeError: for tokens that are not integers.
         """
-        latents_key, logits_key = split_key(key)
-        latents = self.latents(tokens, context, key=latents_key)
-        return self.logits(latents, tokens, _begin(1)[0], key=logits_key)
+        embedded = None if context is None else self._embed_context(context)
+        perceiver = self.perceiver.keep_nothing(embedded, self.dtype)
+        return self._take(self._state(perceiver, keep=False), tokens, key=key)[1]
 
     def init_state(
         self,
@@ -206,12 +234,8 @@ class ByteLM(eqx.Module):
         Raises:
             ValueError: as `CausalPerceiver.init_state` does.
         """
-        state = ByteState(
-            self.perceiver.init_state(max_steps=max_steps, dtype=self.dtype),
-            last_step=_begin(self.bytes_per_step),
-            unfinished=jnp.full((self.bytes_per_step,), -1, jnp.int32),
-            context_bytes=jnp.zeros((), jnp.int32),
-        )
+        perceiver = self.perceiver.init_state(max_steps=max_steps, dtype=self.dtype)
+        state = self._state(perceiver, keep=True)
         return state if context is None else self.add_context(state, context)
 
     def add_context(
@@ -252,17 +276,14 @@ class ByteLM(eqx.Module):
             RuntimeError: when run, if the steps go past `max_steps`, or if the state
                 stands inside a step (`advance_bytes` goes on from there).
         """
-        latents_key, logits_key = split_key(key)
-        last_step = eqx.error_if(
-            state.last_step,
+        features = eqx.error_if(
+            state.features,
             state.inside > 0,
             "`state` must stand at the end of a step, but holds some bytes of one that "
             "is not finished; go on with `advance_bytes`.",
         )
-        state = eqx.tree_at(lambda s: s.last_step, state, last_step)
-        after, latents = self.advance_latents(state, tokens, key=latents_key)
-        logits = self.logits(latents, tokens, state.last_step[-1], key=logits_key)
-        return after, logits
+        state = eqx.tree_at(lambda s: s.features, state, features)
+        return self._take(state, tokens, key=key)
 
     def advance_bytes(
         self, state: ByteState, data: Integer[Array, " bytes"]
@@ -297,19 +318,18 @@ class ByteLM(eqx.Module):
             # One that is not begun shall not count as one too many.
             seen = jnp.where(first < end, state.perceiver.steps, 0)
             counted = eqx.tree_at(lambda s: s.perceiver.steps, state, seen)
-            after, latents = self.advance_latents(counted, tokens[None])
+            after, logits = self._take(counted, tokens[None])
             finished = first + per_step <= end
             kept = jax.tree.map(lambda *x: jnp.where(finished, *x), after, state)
-            return kept, latents[0]
+            return kept, logits[0]
 
-        finished, after, latents = max(steps - 2, 0), state, []
+        finished, after, logits = max(steps - 2, 0), state, []
         if finished:
-            after, first = self.advance_latents(state, tokens[:finished])
-            latents.append(first)
+            after, first = self._take(state, tokens[:finished])
+            logits.append(first)
         places = per_step * jnp.arange(finished, steps)
         after, last = lax.scan(take_step, after, (tokens[finished:], places))
-        latents = jnp.concatenate([*latents, last])
-        logits = self.logits(latents, tokens, state.last_step[-1]).reshape(-1, 256)
+        logits = jnp.concatenate([*logits, last]).reshape(-1, 256)
         left = lax.dynamic_slice(symbols, (end - end % per_step,), (per_step,))
         left = jnp.where(jnp.arange(per_step) < end % per_step, left, -1)
         after = eqx.tree_at(lambda s: s.unfinished, after, left)
@@ -317,70 +337,98 @@ class ByteLM(eqx.Module):
 
     def latents(
         self,
-        tokens: Integer[Array, "steps {self.bytes_per_step}"],
+        features: Float[Array, "steps {self.bytes_per_step} local_dim"],
         context: Integer[Array, " source"] | None = None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps latents latent_dim"]:
-        """The latents of each step, from the context and the steps before: the first
-        half of a call, for callers that take the logits piece by piece."""
-        self._check_tokens(tokens)
-        delayed = _delayed(_begin(self.bytes_per_step), tokens)
-        inputs = self.inputs(delayed, self.dtype)
+        """The latents of a whole sequence, from features of its bytes that are one step
+        late: the middle of a call, for callers that take the rest piece by piece."""
         embedded = None if context is None else self._embed_context(context)
-        return self.perceiver.latents(inputs, embedded, key=key)
+        return self.perceiver.latents(self.inputs.tokens(features), embedded, key=key)
 
-    def advance_latents(
+    def begin_step(self, state: ByteState) -> tuple[ByteState, OpenStep]:
+        """Begin the next step, for callers that find its bytes one by one: `predict`
+        and `put` each of them, then `end_step`.
+
+        Returns:
+            the state to end the step with, and the step.
+        """
+        tokens = self.inputs.tokens(state.features[None])
+        perceiver, readout = self.perceiver.advance(state.perceiver, tokens)
+        after = eqx.tree_at(lambda s: s.perceiver, state, perceiver)
+        step = OpenStep(readout[0], state.features, state.inputs, state.outputs)
+        return after, step
+
+    def predict(
+        self, step: OpenStep, position: Int[Array, ""]
+    ) -> tuple[OpenStep, Float[Array, " 256"]]:
+        """The logits of the byte at the next position, counted from 0, and the step
+        that its byte is to be put into."""
+        # At position 0, the last one is of the step before.
+        before = step.features[position - 1]
+        logits, outputs = self.outputs.next_byte(
+            step.readout[position], before, step.outputs
+        )
+        return eqx.tree_at(lambda s: s.outputs, step, outputs), logits
+
+    def put(
+        self, step: OpenStep, position: Int[Array, ""], byte: Int[Array, ""]
+    ) -> OpenStep:
+        """The step with the byte at its next position."""
+        features, inputs = self.inputs.next_byte(
+            byte, position, step.inputs, self.dtype
+        )
+        features = step.features.at[position].set(features)
+        return eqx.tree_at(lambda s: (s.features, s.inputs), step, (features, inputs))
+
+    def end_step(self, state: ByteState, step: OpenStep) -> ByteState:
+        """The state after a step of which all bytes were put."""
+        return ByteState(
+            state.perceiver,
+            step.inputs,
+            step.outputs,
+            step.features,
+            unfinished=jnp.full_like(state.unfinished, -1),
+            context_bytes=state.context_bytes,
+        )
+
+    def _take(
         self,
         state: ByteState,
         tokens: Integer[Array, "steps {self.bytes_per_step}"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[ByteState, Float[Array, "steps latents latent_dim"]]:
-        """The first half of `advance`: the state after the steps, and their latents.
-        Bytes of an unfinished step must be among the tokens: the state's are dropped.
-        """
+    ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} 256"]]:
+        """Whole steps from the end of one. The state's unfinished bytes are not looked
+        at, and none are left."""
         self._check_tokens(tokens)
-        delayed = _delayed(state.last_step, tokens)
-        perceiver, latents = self.perceiver.advance_latents(
-            state.perceiver, self.inputs(delayed, self.dtype), key=key
+        keys = split_key(key, 3)
+        features, inputs = self.inputs(tokens, state.inputs, self.dtype, key=keys[0])
+        step_late, byte_late = delayed(state.features, features)
+        perceiver, readout = self.perceiver.advance(
+            state.perceiver, self.inputs.tokens(step_late), key=keys[1]
         )
+        logits, outputs = self.outputs(readout, byte_late, state.outputs, key=keys[2])
         after = ByteState(
             perceiver,
-            last_step=tokens[-1].astype(jnp.int32),
+            inputs,
+            outputs,
+            features[-1],
             unfinished=jnp.full_like(state.unfinished, -1),
             context_bytes=state.context_bytes,
         )
-        return after, latents
+        return after, logits
 
-    def begin_step(
-        self, state: ByteState
-    ) -> tuple[ByteState, Float[Array, "{self.bytes_per_step} local_dim"]]:
-        """Begin the next step, for callers that find its bytes one by one.
-
-        Returns:
-            the state after the step, in which its bytes are to be put as `last_step`,
-            and what `outputs.next_byte` reads of each position.
-        """
-        # The step's own bytes do not matter to its latents, so any will do.
-        any_bytes = jnp.zeros((1, self.bytes_per_step), jnp.int32)
-        after, latents = self.advance_latents(state, any_bytes)
-        return after, self.perceiver.decoder(latents)[0]
-
-    def logits(
-        self,
-        latents: Float[Array, "steps latents latent_dim"],
-        tokens: Integer[Array, "steps {self.bytes_per_step}"],
-        before: Int[Array, ""],
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "steps {self.bytes_per_step} 256"]:
-        """The logits of `tokens` from the latents of their steps; `before` is the byte
-        before the first of them, or `BEGIN`: the second half of a call."""
-        decoder_key, output_key = split_key(key)
-        readout = self.perceiver.decoder(latents, key=decoder_key)
-        tokens = tokens.astype(jnp.int32)
-        return self.outputs(readout, tokens, before, key=output_key)
+    def _state(self, perceiver: PerceiverState, *, keep: bool) -> ByteState:
+        return ByteState(
+            perceiver,
+            inputs=self.inputs.layers.init_state(self.dtype, keep=keep),
+            outputs=self.outputs.layers.init_state(self.dtype, keep=keep),
+            features=self.inputs.before_all(self.dtype),
+            unfinished=jnp.full((self.bytes_per_step,), -1, jnp.int32),
+            context_bytes=jnp.zeros((), jnp.int32),
+        )
 
     def _check_tokens(self, tokens: Integer[Array, "steps bytes_per_step"]) -> None:
         per_step = self.bytes_per_step
@@ -409,13 +457,15 @@ def _check_integers(name: str, symbols: Array) -> None:
         raise ValueError(f"`{name}` must hold at least 1 {what}, got none.")
 
 
-def _begin(num_bytes: int) -> Int[Array, " num_bytes"]:
-    return jnp.full((num_bytes,), BEGIN, jnp.int32)
-
-
-def _delayed(
-    last_step: Int[Array, " bytes_per_step"],
-    tokens: Integer[Array, "steps bytes_per_step"],
-) -> Integer[Array, "steps bytes_per_step"]:
-    """The steps, each one step late."""
-    return jnp.concatenate([last_step[None], tokens[:-1].astype(jnp.int32)])
+def delayed(
+    before: Float[Array, "bytes_per_step dim"],
+    features: Float[Array, "steps bytes_per_step dim"],
+) -> tuple[
+    Float[Array, "steps bytes_per_step dim"], Float[Array, "steps bytes_per_step dim"]
+]:
+    """Features of steps, one step late, and one byte late; `before` are those of the
+    step before them."""
+    both = jnp.concatenate([before[None], features])
+    _, per_step, dim = both.shape
+    byte_late = both.reshape(-1, dim)[per_step - 1 : -1]
+    return both[:-1], byte_late.reshape(features.shape)

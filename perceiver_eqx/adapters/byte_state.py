@@ -1,9 +1,10 @@
-"""The state that `ByteLM.advance` carries from step to step."""
+"""The states that a `ByteLM` carries: from step to step, and from byte to byte."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from ..state import PerceiverState, State
+from .local import LocalState
 
 
 class ByteState(State):
@@ -14,13 +15,17 @@ class ByteState(State):
 
     Attributes:
         perceiver: what the Perceiver keeps. It sees every step one step late.
-        last_step: the bytes of the last finished step, which it is yet to see.
-        unfinished: the bytes of the step after that, -1 for those yet to come.
+        inputs, outputs: what the local layers before and after it keep.
+        features: of the bytes of the last finished step, which it is yet to see.
+        unfinished: the bytes of the step after that, -1 for those yet to come; nothing
+            else knows of them.
         context_bytes: how many bytes of the context were read.
     """
 
     perceiver: PerceiverState
-    last_step: Int[Array, " bytes_per_step"]
+    inputs: LocalState
+    outputs: LocalState
+    features: Float[Array, "bytes_per_step local_dim"]
     unfinished: Int[Array, " bytes_per_step"]
     context_bytes: Int[Array, ""]
 
@@ -28,3 +33,18 @@ class ByteState(State):
     def inside(self) -> Int[Array, ""]:
         """How many bytes of the unfinished step there are."""
         return jnp.sum(self.unfinished >= 0)
+
+
+class OpenStep(State):
+    """A step whose bytes are found one by one.
+
+    Attributes:
+        readout: what the Perceiver says of the places of its bytes.
+        features: of its bytes, and of the step before in the places yet to come.
+        inputs, outputs: as in `ByteState`, after the bytes so far.
+    """
+
+    readout: Float[Array, "bytes_per_step local_dim"]
+    features: Float[Array, "bytes_per_step local_dim"]
+    inputs: LocalState
+    outputs: LocalState

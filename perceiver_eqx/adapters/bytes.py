@@ -10,12 +10,10 @@ from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray, UInt8
 from ..checks import check_shape
 from ..layers import Embedding, Linear
 from ..positions import LearnedPositions, sinusoids
-from ..processor import CausalProcessor
-from ..state import KeyValueCache
+from .local import LocalLayers, LocalState
 
 
 NUM_BYTES = 256
-BEGIN = 256  # stands before the first byte, where nothing was read yet
 
 # What bytes are given as: integers from 0 to 255 in an array, or Python's own.
 Symbols = bytes | bytearray | np.ndarray | Array
@@ -47,27 +45,70 @@ def symbols_of(name: str, text: Symbols) -> UInt8[np.ndarray, " n"]:
 
 
 class ByteInput(eqx.Module):
-    """The bytes of each step, as tokens that know their place in the step."""
+    """The bytes of each step, as features that know what stands before them, and as
+    tokens for the Perceiver."""
 
     embedding: Embedding
     positions: LearnedPositions
+    begin: Float[Array, " dim"]
+    layers: LocalLayers
+    tokens: Linear
 
-    def __init__(self, bytes_per_step: int, dim: int, *, key: PRNGKeyArray):
+    def __init__(
+        self,
+        bytes_per_step: int,
+        token_dim: int,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        *,
+        key: PRNGKeyArray,
+        **options,
+    ):
         """
         Args:
             bytes_per_step: tokens of a step.
-            dim: channels of a token.
+            token_dim: channels of a token.
+            dim: channels of a feature.
+            num_layers, num_heads, options: of the `LocalLayers`.
         """
-        embedding_key, positions_key = jr.split(key)
-        self.embedding = Embedding(NUM_BYTES + 1, dim, key=embedding_key)
-        self.positions = LearnedPositions(bytes_per_step, dim, key=positions_key)
+        keys = jr.split(key, 5)
+        self.embedding = Embedding(NUM_BYTES, dim, key=keys[0])
+        self.positions = LearnedPositions(bytes_per_step, dim, key=keys[1])
+        self.begin = jr.normal(keys[2], (dim,))
+        self.layers = LocalLayers(num_layers, dim, num_heads, key=keys[3], **options)
+        self.tokens = Linear(dim, token_dim, key=keys[4])
+
+    def before_all(self, dtype: DTypeLike) -> Float[Array, "bytes_per_step dim"]:
+        """Features of a step before the first one, where nothing was read yet."""
+        shape = self.positions.table.shape
+        return jnp.broadcast_to(self.begin.astype(dtype), shape)
 
     @jax.named_scope("pqx.byte_input")
     def __call__(
-        self, symbols: Integer[Array, "steps bytes_per_step"], dtype: DTypeLike
-    ) -> Float[Array, "steps bytes_per_step dim"]:
-        """Tokens of bytes (0 to 255) or `BEGIN`."""
-        return self.positions(self.embedding(symbols, dtype))
+        self,
+        symbols: Integer[Array, "steps bytes_per_step"],
+        state: LocalState,
+        dtype: DTypeLike,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "steps bytes_per_step dim"], LocalState]:
+        """The features of the next steps' bytes, each of itself and those before it,
+        and the state after them."""
+        x = self.positions(self.embedding(symbols.astype(jnp.int32), dtype))
+        return self.layers(x, state, key=key)
+
+    def next_byte(
+        self,
+        symbol: Int[Array, ""],
+        position: Int[Array, ""],
+        state: LocalState,
+        dtype: DTypeLike,
+    ) -> tuple[Float[Array, " dim"], LocalState]:
+        """The features of one byte alone, whose place in its step is `position`."""
+        place = self.positions.table[position].astype(dtype)
+        x, state = self.layers((self.embedding(symbol, dtype) + place)[None], state)
+        return x[0], state
 
 
 class ByteContext(eqx.Module):
@@ -95,104 +136,57 @@ class ByteContext(eqx.Module):
 
 
 class ByteOutput(eqx.Module):
-    """The bytes of each step, one after the other: a small causal decoder over the
-    positions of a step, which reads what the Perceiver says of each position and the
-    bytes before it."""
+    """The logits of each byte, from what the Perceiver says of its place in the step
+    and from the features of the byte before it."""
 
-    embedding: Embedding
-    positions: LearnedPositions
-    decoder: CausalProcessor
+    layers: LocalLayers
     logits: Linear
 
     def __init__(
         self,
-        bytes_per_step: int,
         dim: int,
         num_layers: int,
         num_heads: int,
         *,
-        mlp_widening: int = 4,
-        dropout: float = 0.0,
         key: PRNGKeyArray,
+        **options,
     ):
         """
         Args:
-            bytes_per_step: positions of a step.
-            dim, num_layers, num_heads, mlp_widening, dropout: of the causal
-                decoder inside a step.
+            dim: channels of a feature.
+            num_layers, num_heads, options: of the `LocalLayers`.
         """
-        keys = jr.split(key, 4)
-        self.embedding = Embedding(NUM_BYTES + 1, dim, key=keys[0])
-        self.positions = LearnedPositions(bytes_per_step, dim, key=keys[1])
-        self.decoder = CausalProcessor(
-            num_layers,
-            dim,
-            num_heads,
-            window=None,
-            remat=False,
-            mlp_widening=mlp_widening,
-            dropout=dropout,
-            key=keys[2],
-        )
-        self.logits = Linear(dim, NUM_BYTES, scale=0.1, key=keys[3])
-
-    def empty_cache(self, dtype: DTypeLike) -> KeyValueCache:
-        """Room for the keys and values of one step's positions."""
-        positions = self.positions.table.shape[0]
-        return self.decoder.empty_cache(positions, 1, dtype)
+        layers_key, logits_key = jr.split(key)
+        self.layers = LocalLayers(num_layers, dim, num_heads, key=layers_key, **options)
+        self.logits = Linear(dim, NUM_BYTES, scale=0.1, key=logits_key)
 
     @jax.named_scope("pqx.byte_output")
     def __call__(
         self,
-        readout: Float[Array, "steps bytes_per_step dim"],
-        tokens: Integer[Array, "steps bytes_per_step"],
-        before: Int[Array, ""],
+        readout: Float[Array, "*bytes dim"],
+        before: Float[Array, "*bytes dim"],
+        state: LocalState,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "steps bytes_per_step 256"]:
+    ) -> tuple[Float[Array, "*bytes 256"], LocalState]:
         """
         Args:
-            readout: what the Perceiver says of each position of each step.
-            tokens: the bytes of these steps; position `i` is shown those before it.
-            before: the byte before the first of them, or `BEGIN`.
+            readout: what the Perceiver says of the place of each byte.
+            before: the features of the byte before each.
 
         Returns:
-            the logits of `tokens`.
+            the logits of the next bytes, at least float32, and the state after them.
         """
-        shifted = jnp.concatenate([before[None], tokens.ravel()[:-1]])
-        shifted = shifted.reshape(tokens.shape)
-        x = self.positions(readout + self.embedding(shifted, readout.dtype))
-        keys = None if key is None else jr.split(key, x.shape[0])
-        nothing_kept = self.decoder.empty_cache(0, 1, x.dtype)
-        start = jnp.zeros((), jnp.int32)
-
-        def decode_step(x, key):
-            return self.decoder(x[:, None], nothing_kept, start, key=key)[0][:, 0]
-
-        return self._logits(jax.vmap(decode_step)(x, keys))
+        x, state = self.layers(readout + before, state, key=key)
+        logits = self.logits(x)
+        return logits.astype(jnp.result_type(jnp.float32, logits.dtype)), state
 
     def next_byte(
         self,
         readout: Float[Array, " dim"],
-        before: Int[Array, ""],
-        position: Int[Array, ""],
-        cache: KeyValueCache,
-    ) -> tuple[Float[Array, " 256"], KeyValueCache]:
-        """One position of one step, the positions before it being in the cache.
-
-        Args:
-            readout: what the Perceiver says of this position.
-            before: the byte before it, or `BEGIN`.
-            position: its place in the step, from 0.
-
-        Returns:
-            the logits of its byte, and the cache with it added.
-        """
-        x = readout + self.embedding(before, readout.dtype)
-        x = x + self.positions.table[position].astype(x.dtype)
-        x, cache = self.decoder(x[None, None], cache, position)
-        return self._logits(x[0, 0]), cache
-
-    def _logits(self, x: Float[Array, "*rows dim"]) -> Float[Array, "*rows 256"]:
-        logits = self.logits(x)
-        return logits.astype(jnp.result_type(jnp.float32, logits.dtype))
+        before: Float[Array, " dim"],
+        state: LocalState,
+    ) -> tuple[Float[Array, " 256"], LocalState]:
+        """The logits of one byte alone."""
+        logits, state = self(readout[None], before[None], state)
+        return logits[0], state

@@ -31,6 +31,7 @@ def main() -> None:
         num_heads=2,
         latent_window=64,
         token_dim=16,
+        local_dim=16,
         key=jr.key(0),
     )
     start = time.perf_counter()

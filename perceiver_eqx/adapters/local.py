@@ -1,0 +1,94 @@
+"""Layers over single bytes, which see some bytes back, across the borders of steps."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+
+from ..positions import count_on
+from ..processor import CausalProcessor
+from ..state import KeyValueCache, State
+
+
+class LocalState(State):
+    """What local layers keep of the bytes they have seen.
+
+    Attributes:
+        seen: how many there were; goes back as `PerceiverState.steps` does.
+        cache: each layer's keys and values of those that the window reaches.
+    """
+
+    seen: Int[Array, ""]
+    cache: KeyValueCache
+
+
+class LocalLayers(eqx.Module):
+    """Causal self-attention between the last few bytes: a processor whose step is one
+    byte with one latent.
+
+    Steps of a Perceiver have borders, words have not. These layers see across them, at
+    a cost that is linear in the number of bytes.
+
+    Source:
+        Slagle, "SpaceByte" (2024), and Hwang et al., "H-Net" (2025), for byte-level
+        layers before and after a coarser model.
+    """
+
+    processor: CausalProcessor
+
+    def __init__(
+        self,
+        num_layers: int,
+        dim: int,
+        num_heads: int,
+        *,
+        window: int,
+        mlp_widening: int = 4,
+        gated_mlp: bool = False,
+        qk_norm: bool = False,
+        dropout: float = 0.0,
+        remat: bool = False,
+        key: PRNGKeyArray,
+    ):
+        """
+        Args:
+            num_layers, dim, num_heads, mlp_widening, gated_mlp, qk_norm, dropout,
+                remat: as in `CausalProcessor`; without layers, only a norm is left.
+            window: how many bytes a byte sees, itself included, at least 1.
+        """
+        self.processor = CausalProcessor(
+            num_layers,
+            dim,
+            num_heads,
+            window=window,
+            remat=remat,
+            mlp_widening=mlp_widening,
+            gated_mlp=gated_mlp,
+            qk_norm=qk_norm,
+            dropout=dropout,
+            key=key,
+        )
+
+    def init_state(self, dtype: DTypeLike, *, keep: bool = True) -> LocalState:
+        """The state before the first byte.
+
+        Args:
+            dtype: of what is to come.
+            keep: make room for past bytes; without it, for a sequence taken at once.
+        """
+        window = self.processor.window
+        assert window is not None
+        cache = self.processor.empty_cache(window - 1 if keep else 0, 1, dtype)
+        return LocalState(jnp.zeros((), jnp.int32), cache)
+
+    def __call__(
+        self,
+        x: Float[Array, "*bytes dim"],
+        state: LocalState,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "*bytes dim"], LocalState]:
+        """The next bytes, in order over the leading axes, and the state after them."""
+        rows = x.reshape(-1, 1, x.shape[-1])
+        y, cache = self.processor(rows, state.cache, state.seen, key=key)
+        count = count_on(state.seen, rows.shape[0])
+        return y.reshape(x.shape), LocalState(count, cache)

@@ -1,0 +1,1 @@
+"""Models of many kinds under equal budgets: bits per byte, speed, memory."""

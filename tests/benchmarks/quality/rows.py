@@ -1,0 +1,140 @@
+"""The rows of the comparison: which model, at which learning rates, in which batches.
+
+A variant is written `row:argument=value,...`, such as `combined:num_latents=4,lr=1e-3`.
+"""
+
+import ast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from jaxtyping import PRNGKeyArray
+
+from .models import ByteTransformer, Combined, Model, PatchModel, PerceiverAR
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison.
+
+    Args:
+        name: as it stands in the results.
+        kind: the class of the model.
+        arguments: of the model, all but the key; `context` is among them.
+        learning_rates: peaks to try.
+        batch_bytes: bytes of an optimizer step, a multiple of the window.
+        micro_batches: parts of a batch that go one after the other, for memory.
+    """
+
+    name: str
+    kind: Callable[..., Model]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    batch_bytes: int = 131_072
+    micro_batches: int = 1
+
+    def build(self, key: PRNGKeyArray) -> Model:
+        return self.kind(**self.arguments, key=key)
+
+
+DEEP = {"num_layers": 12, "num_heads": 8}
+TINY = {"num_layers": 2, "num_heads": 2, "dtype": "float32"}
+STREAMING = {"latent_dim": 512, "latent_window": 512, "dtype": "bfloat16"} | DEEP
+
+_DECLARED = (
+    Row("transformer", ByteTransformer, {"dim": 512, "context": 2048} | DEEP),
+    # Of 8 bytes one is predicted: up to there the fused kernel takes the attention.
+    Row(
+        "perceiver-ar",
+        PerceiverAR,
+        {"dim": 512, "context": 32_768, "targets": 4096} | DEEP,
+    ),
+    Row(
+        "patch",
+        PatchModel,
+        {"patch": 8, "dim": 512, "context": 32_768}
+        | {"local_dim": 256, "local_layers": 2, "local_heads": 4}
+        | DEEP,
+    ),
+    Row(
+        "combined",
+        Combined,
+        {"bytes_per_step": 8, "num_latents": 2, "context": 32_768} | STREAMING,
+    ),
+    Row(
+        "own-step",
+        Combined,
+        {"bytes_per_step": 8, "num_latents": 2, "context": 32_768}
+        | STREAMING
+        | {"latent_window": 1},
+    ),
+    Row("tiny-transformer", ByteTransformer, {"dim": 32, "context": 256} | TINY),
+    Row(
+        "tiny-perceiver-ar",
+        PerceiverAR,
+        {"dim": 32, "context": 256, "targets": 64} | TINY,
+    ),
+    Row(
+        "tiny-patch",
+        PatchModel,
+        {"patch": 8, "dim": 32, "context": 256}
+        | {"local_dim": 32, "local_layers": 1, "local_heads": 2}
+        | TINY,
+    ),
+    Row(
+        "tiny-combined",
+        Combined,
+        {"bytes_per_step": 8, "num_latents": 2, "context": 1024}
+        | {"latent_dim": 32, "latent_window": 8}
+        | TINY,
+    ),
+    Row(
+        "tiny-own-step",
+        Combined,
+        {"bytes_per_step": 8, "num_latents": 2, "context": 1024}
+        | {"latent_dim": 32, "latent_window": 1}
+        | TINY,
+    ),
+)
+ROWS = {
+    row.name: replace(row, batch_bytes=4096) if row.name.startswith("tiny-") else row
+    for row in _DECLARED
+}
+
+
+def find_row(text: str, learning_rates: Sequence[float] | None = None) -> Row:
+    """The row that a text names, with what it changes.
+
+    Args:
+        text: a name of `ROWS`, or such a name, a colon, and `argument=value` between
+            commas: arguments of the model, `batch_bytes`, `micro_batches`, and `lr`.
+        learning_rates: in place of those declared, where the text names none.
+
+    Raises:
+        ValueError: for an unknown row, or a change without a value.
+    """
+    name, _, changes = text.partition(":")
+    if name not in ROWS:
+        raise ValueError(f"`rows` must be among {', '.join(ROWS)}, got {name!r}.")
+    row, arguments = replace(ROWS[name], name=text), dict(ROWS[name].arguments)
+    if learning_rates:
+        row = replace(row, learning_rates=tuple(learning_rates))
+    own = {part.name for part in fields(Row)} - {"name", "kind", "arguments"}
+    for change in filter(None, changes.split(",")):
+        argument, equals, value = change.partition("=")
+        if not equals:
+            raise ValueError(f"`rows` must hold argument=value, got {change!r}.")
+        if argument == "lr":
+            row = replace(row, learning_rates=(float(value),))
+        elif argument in own:
+            row = replace(row, **{argument: _parsed(value)})
+        else:
+            arguments[argument] = _parsed(value)
+    return replace(row, arguments=arguments)
+
+
+def _parsed(value: str) -> object:
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value

@@ -1,0 +1,196 @@
+"""One run: a row trained under a budget, and scored."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import jax
+import jax.random as jr
+import numpy as np
+
+from .data import Splits, Windows
+from .evaluate import bits_of_text, mean
+from .positions import bits_by_position
+from .programs import Programs
+from .results import Run, identity
+
+
+CURVE_BYTES = 256 << 10
+CURVE_POINTS = 6
+# The device is waited for once in so many steps, for metrics of as many steps ago.
+READ_EVERY = 20
+TIMED_STEPS = 5
+
+
+@dataclass
+class Clock:
+    """Seconds of training: evaluation is not counted."""
+
+    seconds: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    def stop(self) -> None:
+        self.seconds += time.perf_counter() - self.since
+
+    def go_on(self) -> None:
+        self.since = time.perf_counter()
+
+
+def train_row(
+    programs: Programs,
+    run: Run,
+    splits: Splits,
+    *,
+    positions: bool = False,
+    report: Callable[[str], None] = print,
+) -> dict:
+    """Trains a row and returns its line of the results.
+
+    Args:
+        programs: the row, compiled.
+        run: learning rate, seed, budget and the rest.
+        splits: of the text.
+        positions: add the loss by position.
+        report: takes each line for the person who watches.
+    """
+    row, key = programs.row, jr.key(run.seed)
+    model_key, step_key = jr.split(key)
+    windows = Windows(splits.train, run.window, run.seed)
+    if row.batch_bytes % run.window:
+        raise ValueError(
+            f"`batch_bytes` must be a multiple of the window, got {row.batch_bytes} "
+            f"for a window of {run.window} bytes."
+        )
+    batch_windows = row.batch_bytes // run.window
+    peak = np.float32(run.learning_rate)
+
+    def batches() -> Iterator[np.ndarray]:
+        return windows.batches(batch_windows, programs.context)
+
+    def take(carried, batch, number: int, steps: int):
+        return programs.step(
+            carried, batch, np.int32(number), np.int32(steps), peak, step_key
+        )
+
+    if run.budget.flops is not None:
+        steps = max(1, int(run.budget.flops / programs.step_flops))
+    else:
+        seconds = _step_seconds(programs.init(model_key), batches(), take)
+        steps = max(1, int((run.budget.seconds or 0) / seconds))
+    marks = {math.ceil(steps * part / CURVE_POINTS) for part in range(1, CURVE_POINTS)}
+    carried = jax.block_until_ready(programs.init(model_key))
+    losses: list[float] = []
+    waiting: list[jax.Array] = []
+    curve: list[dict] = []
+    ordered = batches()
+    clock = Clock()
+    done = 0
+    for done in range(1, steps + 1):
+        carried, bits = take(carried, next(ordered), done - 1, steps)
+        waiting.append(bits)
+        if len(waiting) >= 2 * READ_EVERY:
+            losses += map(float, jax.device_get(waiting[:READ_EVERY]))
+            del waiting[:READ_EVERY]
+            if not math.isfinite(losses[-1]):
+                break
+        if done in marks and done < steps:
+            jax.block_until_ready(carried)
+            clock.stop()
+            curve.append(_point(programs, carried, splits, done, clock.seconds))
+            report(f"  {_told(curve[-1])} of {steps} steps")
+            clock.go_on()
+    jax.block_until_ready(carried)
+    clock.stop()
+    losses += map(float, jax.device_get(waiting))
+    curve.append(_point(programs, carried, splits, done, clock.seconds))
+
+    started = time.perf_counter()
+    result = _result(programs, run, splits, done, clock.seconds, losses, curve)
+    result |= _scores(programs, carried, splits, "validation", test=False)
+    if run.test:
+        result |= _scores(programs, carried, splits, "test", test=True)
+    result["scoring_seconds"] = time.perf_counter() - started
+    if positions:
+        result["positions"] = bits_by_position(programs, carried, *splits.held_out())
+    stats = jax.devices()[0].memory_stats() or {}
+    # Of the process so far, so only of this row where it is the first or the largest.
+    result["peak_bytes"] = stats.get("peak_bytes_in_use")
+    return result
+
+
+def _step_seconds(carried, batches: Iterator[np.ndarray], take) -> float:
+    """Seconds of a step, by a few that are thrown away."""
+    start = 0.0
+    for number in range(2 + TIMED_STEPS):
+        if number == 2:
+            jax.block_until_ready(carried)
+            start = time.perf_counter()
+        carried, _ = take(carried, next(batches), number, 1000)
+    jax.block_until_ready(carried)
+    return (time.perf_counter() - start) / TIMED_STEPS
+
+
+def _point(
+    programs: Programs, carried, splits: Splits, step: int, seconds: float
+) -> dict:
+    """A point of the validation curve: the first bytes, in rows that do not overlap."""
+    text, before = splits.held_out()
+    bits = bits_of_text(programs, carried, text[:CURVE_BYTES], before, programs.targets)
+    return {
+        "step": step,
+        "flops": step * programs.step_flops,
+        "seconds": seconds,
+        "bits_per_byte": mean(bits),
+    }
+
+
+def _scores(
+    programs: Programs, carried, splits: Splits, name: str, *, test: bool
+) -> dict:
+    """Bits per byte of a whole split, with the most context and in rows end to end."""
+    text, before = splits.held_out(test)
+    plain = mean(bits_of_text(programs, carried, text, before, programs.targets))
+    stride = min(programs.targets, programs.context // 2)
+    best = plain
+    if stride < programs.targets:
+        best = mean(bits_of_text(programs, carried, text, before, stride))
+    return {name: best, f"{name}_plain": plain}
+
+
+def _result(
+    programs: Programs,
+    run: Run,
+    splits: Splits,
+    steps: int,
+    seconds: float,
+    losses: list[float],
+    curve: list[dict],
+) -> dict:
+    tail = losses[-max(READ_EVERY, len(losses) // 20) :]
+    seen = steps * programs.row.batch_bytes
+    return {
+        "run": identity(run),
+        "parameters": programs.num_parameters,
+        "steps": steps,
+        "bytes_seen": seen,
+        "targets_seen": seen // programs.context * programs.targets,
+        "flops": steps * programs.step_flops,
+        "seconds": seconds,
+        "bytes_per_second": seen / seconds,
+        "flops_per_second": steps * programs.step_flops / seconds,
+        "train_tail": mean(np.array(tail)),
+        "curve": curve,
+        "temp_bytes": programs.temp_bytes,
+        "compile_seconds": programs.compile_seconds,
+        "hashes": splits.hashes,
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _told(point: dict) -> str:
+    return (
+        f"step {point['step']}: {point['bits_per_byte']:.4f} bits per byte after "
+        f"{point['flops']:.2e} operations, {point['seconds']:.1f} s"
+    )
