@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from .adapters.byte_lm import ByteLM
 from .adapters.byte_state import ByteState
 from .adapters.bytes import NUM_BYTES, Symbols
+from .adapters.open_step import begin_step, end_step, predict, put
 from .checks import check_sizes
 from .prompts import read_prompts
 
@@ -88,11 +89,11 @@ def _beam_step(
     scores, which of the given beams each comes from, and its bytes."""
     given = states.unfinished[0]  # of the prompt, the same in all
     beams, per_step = states.unfinished.shape
-    after, steps = jax.vmap(model.begin_step)(states)
+    after, steps = jax.vmap(begin_step, (None, 0))(model, states)
 
     def take_byte(carry, position):
         scores, parents, steps, drawn = carry
-        steps, logits = jax.vmap(model.predict, (0, None))(steps, position)
+        steps, logits = jax.vmap(predict, (None, 0, None))(model, steps, position)
         forced = jnp.where(position < free, given[position], 0)
         only = jnp.where(jnp.arange(NUM_BYTES) == forced, 0.0, -jnp.inf)
         each = jnp.where(forced >= 0, only, log_softmax(logits))
@@ -101,7 +102,7 @@ def _beam_step(
         parents, steps, drawn = jax.tree.map(
             lambda x: x[of_beam], (parents, steps, drawn)
         )
-        steps = jax.vmap(model.put, (0, None, 0))(steps, position, byte)
+        steps = jax.vmap(put, (None, 0, None, 0))(model, steps, position, byte)
         return (scores, parents, steps, drawn.at[:, position].set(byte)), None
 
     nothing = jnp.zeros((beams, per_step), jnp.int32)
@@ -109,4 +110,4 @@ def _beam_step(
     taken, _ = lax.scan(take_byte, start, jnp.arange(per_step))
     scores, parents, steps, drawn = taken
     after = jax.tree.map(lambda x: x[parents], after)
-    return jax.vmap(model.end_step)(after, steps), scores, parents, drawn
+    return jax.vmap(end_step)(after, steps), scores, parents, drawn

@@ -5,18 +5,18 @@ import numpy as np
 from jaxtyping import Array
 
 
-def check_sizes(**sizes: int) -> None:
-    """Refuse sizes that are not whole numbers of at least 1.
+def check_sizes(least: int = 1, /, **sizes: int) -> None:
+    """Refuse sizes that are not whole numbers of at least `least`.
 
     Raises:
         TypeError: for one that is no whole number.
-        ValueError: for one below 1.
+        ValueError: for one below it.
     """
     for name, size in sizes.items():
         if isinstance(size, bool) or not hasattr(size, "__index__"):
             raise TypeError(f"`{name}` must be a whole number, got {size!r}.")
-        if size < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {size}.")
+        if size < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {size}.")
 
 
 def check_multiples(of: str, factor: int, **sizes: int) -> None:

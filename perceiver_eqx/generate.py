@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 from .adapters.byte_lm import ByteLM
 from .adapters.byte_state import ByteState
 from .adapters.bytes import Symbols
+from .adapters.open_step import begin_step, end_step, predict, put
 from .checks import check_sizes
 from .prompts import read_prompts
 from .sampling import Processor, Rules
@@ -225,19 +226,19 @@ def _draw_step(fixed: tuple[ByteLM, Rules, Array], rows: _Row):
 
     def draw_step(row: _Row, key: PRNGKeyArray):
         state, given = row.state, row.state.unfinished
-        after, step = model.begin_step(state)
+        after, step = begin_step(model, state)
 
         def draw_byte(carry, of_byte):
             step, recent = carry
             position, given, key = of_byte
-            step, logits = model.predict(step, position)
+            step, logits = predict(model, step, position)
             byte = jnp.where(given >= 0, given, rules.draw(logits, recent, key))
-            step = model.put(step, position, byte)
+            step = put(model, step, position, byte)
             return (step, jnp.append(recent[1:], byte)), byte
 
         keys = jr.split(jr.fold_in(key, row.steps), given.size)
         of_bytes = jnp.arange(given.size), given, keys
         (step, recent), drawn = lax.scan(draw_byte, (step, row.recent), of_bytes)
-        return _Row(model.end_step(after, step), recent, row.steps + 1), drawn
+        return _Row(end_step(after, step), recent, row.steps + 1), drawn
 
     return jax.vmap(draw_step)(rows, keys)

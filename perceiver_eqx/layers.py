@@ -5,6 +5,7 @@ Parameters are float32. A layer computes in the dtype of its input; norms in flo
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -63,11 +64,7 @@ class LayerNorm(eqx.Module):
 
     @jax.named_scope("pqx.norm")
     def __call__(self, x: Float[Array, "*rows dim"]) -> Array:
-        wide = x.astype(jnp.result_type(jnp.float32, x.dtype))
-        mean = wide.mean(-1, keepdims=True)
-        variance = jnp.square(wide - mean).mean(-1, keepdims=True)
-        normed = (wide - mean) * jax.lax.rsqrt(variance + self.epsilon)
-        return (normed * self.scale + self.bias).astype(x.dtype)
+        return _norm(x, self.scale, self.bias, self.epsilon)
 
 
 class RMSNorm(eqx.Module):
@@ -82,10 +79,43 @@ class RMSNorm(eqx.Module):
 
     @jax.named_scope("pqx.norm")
     def __call__(self, x: Float[Array, "*rows dim"]) -> Array:
-        wide = x.astype(jnp.result_type(jnp.float32, x.dtype))
-        square = jnp.square(wide).mean(-1, keepdims=True)
-        normed = wide * jax.lax.rsqrt(square + self.epsilon)
-        return (normed * self.scale).astype(x.dtype)
+        return _norm(x, self.scale, None, self.epsilon)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _norm(x, scale, bias, epsilon):
+    """Scaled to unit mean square, and with a bias first shifted to zero mean."""
+    return _norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _norm_forward(x, scale, bias, epsilon):
+    wide = x.astype(jnp.result_type(jnp.float32, x.dtype))
+    mean = None if bias is None else wide.mean(-1, keepdims=True)
+    centred = wide if mean is None else wide - mean
+    square = jnp.square(centred).mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt(square + epsilon)
+    y = centred * factor * scale
+    y = y if bias is None else y + bias
+    return y.astype(x.dtype), (x, scale, mean, factor)
+
+
+def _norm_backward(epsilon, residuals, cotangent):
+    # Autodiff makes several times as many passes over the rows.
+    x, scale, mean, factor = residuals
+    wide = x.astype(factor.dtype)
+    normed = (wide if mean is None else wide - mean) * factor
+    d_y = cotangent.astype(factor.dtype)
+    d_normed = d_y * scale
+    d_x = d_normed - normed * (d_normed * normed).mean(-1, keepdims=True)
+    if mean is not None:
+        d_x = d_x - d_normed.mean(-1, keepdims=True)
+    rows = tuple(range(x.ndim - 1))
+    d_scale = (d_y * normed).sum(rows).astype(scale.dtype)
+    d_bias = None if mean is None else d_y.sum(rows).astype(scale.dtype)
+    return (d_x * factor).astype(x.dtype), d_scale, d_bias
+
+
+_norm.defvjp(_norm_forward, _norm_backward)
 
 
 class Embedding(eqx.Module):
@@ -143,7 +173,8 @@ def dropout(
 
 
 class MLP(eqx.Module):
-    """Two linear maps around an exact GELU; or gated, around a SiLU times a third.
+    """Two linear maps around an exact GELU; or gated, around a SiLU times a third map,
+    all without biases.
 
     Source:
         Shazeer, "GLU Variants Improve Transformer" (2020), for the gated form, SwiGLU.
@@ -171,9 +202,10 @@ class MLP(eqx.Module):
         """
         keys = jr.split(key, 3)
         hidden = 8 * -(-widening * dim // 12) if gated else widening * dim
-        self.up = Linear(dim, hidden, key=keys[0])
-        self.down = Linear(hidden, dim, scale=scale, key=keys[1])
-        self.gate = Linear(dim, hidden, key=keys[2]) if gated else None
+        bias = not gated
+        self.up = Linear(dim, hidden, use_bias=bias, key=keys[0])
+        self.down = Linear(hidden, dim, use_bias=bias, scale=scale, key=keys[1])
+        self.gate = Linear(dim, hidden, use_bias=bias, key=keys[2]) if gated else None
 
     @jax.named_scope("pqx.mlp")
     def __call__(self, x: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:

@@ -49,6 +49,7 @@ class CausalPerceiver(eqx.Module):
         num_layers: int,
         num_heads: int,
         query_dim: int | None = None,
+        query_heads: int | None = None,
         latent_window: int | None = None,
         context_dim: int | None = None,
         recency: bool = True,
@@ -69,9 +70,10 @@ class CausalPerceiver(eqx.Module):
             tokens_per_step, outputs_per_step: tokens that arrive at a step, and
                 outputs that are read from it.
             num_latents, latent_dim: the latent array, replicated at every step.
-            num_layers, num_heads: self-attention layers; heads, here and in the two
-                cross-attentions.
-            query_dim: channels of the output queries, `latent_dim` if `None`.
+            num_layers, num_heads: self-attention layers; heads, here and in the
+                cross-attention to the inputs.
+            query_dim, query_heads: channels of the output queries, and heads of their
+                cross-attention; `latent_dim` and `num_heads` if `None`.
             latent_window: how many steps a latent sees the latents of, its own
                 included: `None` for all (the seed's mask), 1 for its own step only (the
                 seed's code).
@@ -94,6 +96,7 @@ class CausalPerceiver(eqx.Module):
             window below 1, a probability outside [0, 1).
         """
         query_dim = latent_dim if query_dim is None else query_dim
+        query_heads = num_heads if query_heads is None else query_heads
         check_sizes(
             input_dim=input_dim,
             output_dim=output_dim,
@@ -104,13 +107,14 @@ class CausalPerceiver(eqx.Module):
             num_layers=num_layers,
             num_heads=num_heads,
             query_dim=query_dim,
+            query_heads=query_heads,
             mlp_widening=mlp_widening,
             latent_window=1 if latent_window is None else latent_window,
             context_dim=1 if context_dim is None else context_dim,
         )
         # Rotary positions turn a head's channels in pairs.
         check_multiples("twice `num_heads`", 2 * num_heads, latent_dim=latent_dim)
-        check_multiples("`num_heads`", num_heads, query_dim=query_dim)
+        check_multiples("`query_heads`", query_heads, query_dim=query_dim)
         check_probabilities(
             dropout=dropout,
             attention_dropout=attention_dropout,
@@ -150,7 +154,7 @@ class CausalPerceiver(eqx.Module):
             query_dim,
             output_dim,
             latent_dim=latent_dim,
-            num_heads=num_heads,
+            num_heads=query_heads,
             mlp_widening=mlp_widening,
             gated_mlp=gated_mlp,
             query_residual=query_residual,

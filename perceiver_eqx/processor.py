@@ -1,6 +1,7 @@
 """Processor: causal self-attention between the latents of all steps, layer by layer."""
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -105,6 +106,8 @@ class CausalProcessor(eqx.Module):
         Returns:
             the processed latents, and the caches with these steps added.
         """
+        if self.num_layers == 0:
+            return self.norm(x), cache
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
         keys = None if key is None else jr.split(key, self.num_layers)
 
@@ -113,10 +116,18 @@ class CausalProcessor(eqx.Module):
             block, past = eqx.combine(arrays, static), cache.of_layer(index)
             return block(x, past, past_steps, self.window, key=key)
 
-        if self.remat:
-            policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
-            layer = jax.checkpoint(layer, policy=policy)
+        layer = jax.checkpoint(layer, policy=_kept(self.remat), prevent_cse=False)
         indices = jnp.arange(self.num_layers)
         x, newest = lax.scan(layer, x, (arrays, indices, keys))
         # All layers' at once: then a cache that is donated is written in place.
         return self.norm(x), cache.extend(*newest)
+
+
+def _kept(remat: bool) -> Callable[..., bool]:
+    """What a layer keeps for its backward pass: what its attention gave, and unless all
+    else is computed again, its matrix products. Norms and the like are cheaper to
+    compute than to write down and read."""
+    policies = jax.checkpoint_policies
+    attended = policies.save_only_these_names(ATTENDED)
+    products = policies.dots_with_no_batch_dims_saveable
+    return attended if remat else policies.save_from_both_policies(attended, products)

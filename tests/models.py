@@ -16,6 +16,7 @@ from tests.helpers import normals
 
 STEPS, TOKENS, OUTPUTS, INPUT_DIM, CONTEXT_DIM = 9, 3, 2, 5, 4
 SOURCE = 6
+LOCAL = {"token_dim": 6, "local_window": 4}
 SIZES = {"num_latents": 2, "latent_dim": 8, "num_layers": 2, "num_heads": 2}
 
 
@@ -39,10 +40,8 @@ def byte_lm(window: int | None, context: bool = False, **options) -> ByteLM:
     return drawn(
         ByteLM,
         bytes_per_step=TOKENS,
-        token_dim=6,
-        local_window=4,
         use_context=context,
-        **{**SIZES, "latent_window": window, **options},
+        **{**SIZES, **LOCAL, "latent_window": window, **options},
     )
 
 

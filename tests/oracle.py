@@ -58,24 +58,7 @@ def causal_perceiver(model, inputs, context=None):
         own = linear(encoder.own_step, inputs.reshape(timesteps, -1))
         x = x + own.reshape(x.shape)
 
-    # Causal latent self-attention: the seed's expression, and a window's band of it.
-    square = np.tril(np.ones((latent_count, latent_count, timesteps, timesteps)))
-    if processor.window is not None:
-        square = square - np.tril(square, -processor.window)
-    mask = einops.rearrange(square, "c e t1 t2 -> (t1 c) (t2 e)")
-    step = np.repeat(np.arange(timesteps), latent_count)
-    for layer in range(processor.num_layers):
-        block = Layer(processor.blocks, layer)
-        normed = norm(block.norm, x)
-        attended = attention(
-            rotary(heads(block.heads, block.heads.query, normed), step),
-            rotary(heads(block.heads, block.heads.key, normed), step),
-            heads(block.heads, block.heads.value, normed),
-            mask,
-        )
-        x = x + linear(block.heads.output, attended)
-        x = x + mlp(block.mlp, norm(block.mlp_norm, x))
-    x = norm(processor.norm, x)
+    x = self_attention(processor, x, latent_count)
 
     # Output queries of a step read the latents of that step: (t1 o) rows.
     cross = decoder.cross
@@ -98,6 +81,53 @@ def causal_perceiver(model, inputs, context=None):
     return einops.rearrange(y, "(t o) d -> t o d", t=timesteps)
 
 
+def byte_lm(model, tokens, context=None):
+    """What `model(tokens, context)` should be."""
+    timesteps, per_step = tokens.shape
+    inputs, outputs = model.inputs, model.outputs
+    embedded = array(inputs.embedding.table)[np.asarray(tokens)]
+    x = (embedded + array(inputs.positions.table)).reshape(timesteps * per_step, -1)
+    features = self_attention(inputs.layers.processor, x, 1)
+    begin = np.tile(array(inputs.begin), (per_step, 1))
+    step_late = np.concatenate([begin, features])[:-per_step]
+    byte_late = np.concatenate([begin[:1], features])[:-1]
+    tokens_in = linear(inputs.tokens, step_late).reshape(timesteps, per_step, -1)
+    source = None
+    if context is not None:
+        table = array(model.contexts.embedding.table)
+        source = table[np.asarray(context)]
+        source = source + sinusoids(len(source), source.shape[1])
+    readout = causal_perceiver(model.perceiver, tokens_in, source)
+    x = readout.reshape(byte_late.shape) + byte_late
+    logits = linear(outputs.logits, self_attention(outputs.layers.processor, x, 1))
+    return logits.reshape(timesteps, per_step, 256)
+
+
+def self_attention(processor, x, rows):
+    """Causal self-attention between steps of so many rows: the seed's expression of the
+    latent mask, and a window's band of it."""
+    timesteps = len(x) // rows
+    square = np.tril(np.ones((rows, rows, timesteps, timesteps)))
+    if processor.window is not None:
+        square = square - np.tril(square, -processor.window)
+    mask = einops.rearrange(square, "c e t1 t2 -> (t1 c) (t2 e)")
+    step = np.repeat(np.arange(timesteps), rows)
+    for layer in range(processor.num_layers):
+        block = Layer(processor.blocks, layer)
+        normed = norm(block.norm, x)
+        query = root_mean_square(
+            block.heads.query_norm, heads(block.heads, block.heads.query, normed)
+        )
+        key = root_mean_square(
+            block.heads.key_norm, heads(block.heads, block.heads.key, normed)
+        )
+        value = heads(block.heads, block.heads.value, normed)
+        attended = attention(rotary(query, step), rotary(key, step), value, mask)
+        x = x + linear(block.heads.output, attended)
+        x = x + mlp(block.mlp, norm(block.mlp_norm, x))
+    return norm(processor.norm, x)
+
+
 class Layer:
     """The parameters of one layer of a stack."""
 
@@ -106,7 +136,7 @@ class Layer:
 
     def __getattr__(self, name):
         value = getattr(self.stacked, name)
-        if name in ("num_heads", "epsilon"):
+        if name in ("num_heads", "epsilon") or value is None:
             return value
         is_array = hasattr(value, "shape")
         return value[self.index] if is_array else Layer(value, self.index)
@@ -117,7 +147,8 @@ def array(x):
 
 
 def linear(layer, x):
-    return x @ array(layer.weight) + array(layer.bias)
+    y = x @ array(layer.weight)
+    return y if layer.bias is None else y + array(layer.bias)
 
 
 def norm(layer, x):
@@ -126,9 +157,24 @@ def norm(layer, x):
     return centred / deviation * array(layer.scale) + array(layer.bias)
 
 
+def root_mean_square(layer, x):
+    if layer is None:
+        return x
+    square = (x**2).mean(-1, keepdims=True)
+    return x / np.sqrt(square + layer.epsilon) * array(layer.scale)
+
+
 def mlp(layer, x):
     hidden = linear(layer.up, x)
+    if layer.gate is not None:
+        gate = linear(layer.gate, x)
+        return linear(layer.down, hidden * gate / (1 + np.exp(-gate)))
     return linear(layer.down, hidden * (1 + erf(hidden / math.sqrt(2))) / 2)
+
+
+def sinusoids(length, dim, longest=1e6):
+    angle = np.arange(length)[:, None] / longest ** np.linspace(0, 1, dim // 2)
+    return np.concatenate([np.sin(angle), np.cos(angle)], -1)
 
 
 def heads(multi_head, projection, x):

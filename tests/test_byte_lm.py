@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_eqx import ByteLM
+from tests import oracle
 from tests.helpers import TOLERANCE, assert_close, relative_error
 from tests.models import SOURCE, STEPS, TOKENS, byte_inputs, byte_lm
 from tests.strategies import cuts, seeds
@@ -26,6 +27,23 @@ def kind_of_model(kind, seed):
     window, context = kind
     tokens, source = byte_inputs(seed)
     return byte_lm(window, context), tokens, source if context else None
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ((None, True), {}),
+        ((3, False), {"gated_mlp": False, "qk_norm": False, "own_step": False}),
+        ((1, True), {"input_layers": 0, "output_layers": 1, "local_window": 1}),
+        ((3, False), {"input_layers": 1, "output_layers": 0, "recency": False}),
+    ],
+)
+def test_it_is_its_description_written_out_in_float64(kind, options):
+    window, context = kind
+    model = byte_lm(window, context, **options)
+    tokens, source = byte_inputs(0)
+    source = source if context else None
+    assert_close(run(model, tokens, source), oracle.byte_lm(model, tokens, source))
 
 
 @settings(max_examples=20)
@@ -150,6 +168,9 @@ def test_hyperparameters_build_the_same_model_again():
         ({"dtype": "int8"}, "`dtype` must be 'float32', .* got 'int8'"),
         ({"bytes_per_step": 0}, "`bytes_per_step` must be at least 1, got 0"),
         ({"num_layers": 0}, "`num_layers` must be at least 1, got 0"),
+        ({"input_layers": -1}, "`input_layers` must be at least 0, got -1"),
+        ({"local_window": 0}, "`local_window` must be at least 1, got 0"),
+        ({"local_dim": 7}, "`local_dim` must be a multiple of 2 "),
     ],
 )
 def test_bad_arguments_are_refused_by_name(change, message):

@@ -44,6 +44,7 @@ def test_it_is_the_seed_written_out_literally(window, context):
     [
         {"recency": False, "own_step": False},
         {"query_residual": False, "num_latents": 1, "num_layers": 1},
+        {"gated_mlp": True, "qk_norm": True, "query_dim": 6, "query_heads": 3},
     ],
 )
 def test_options_are_the_seed_written_out_literally(options):

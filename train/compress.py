@@ -23,8 +23,14 @@ import numpy as np
 from jax.nn import softmax
 from jaxtyping import Array, Float, Int
 
-from perceiver_eqx import ByteLM, ByteState
-from perceiver_eqx.adapters.byte_state import OpenStep
+from perceiver_eqx import ByteLM
+from perceiver_eqx.adapters.open_step import (
+    OpenStep,
+    begin_step,
+    end_step,
+    predict,
+    put,
+)
 
 
 # Its types are hidden from type checkers in a module that is not Python.
@@ -161,15 +167,10 @@ def _each_byte(
             categorical = coding.model.Categorical(np.asarray(expected), perfect=False)
             byte = code(start + position, categorical)
             step = _put(model, step, place, jnp.asarray(byte, jnp.int32))
-        state = model.end_step(after, step)
+        state = end_step(after, step)
         if start // per_step % 128 == 127:
             progress(start + per_step)
     progress(num_bytes)
-
-
-@eqx.filter_jit
-def _begin_step(model: ByteLM, state: ByteState):
-    return model.begin_step(state)
 
 
 @eqx.filter_jit
@@ -177,12 +178,9 @@ def _expect(
     model: ByteLM, step: OpenStep, position: Int[Array, ""]
 ) -> tuple[OpenStep, Float[Array, " 256"]]:
     """The probability of each byte at a position."""
-    step, logits = model.predict(step, position)
+    step, logits = predict(model, step, position)
     return step, softmax(logits)
 
 
-@eqx.filter_jit
-def _put(
-    model: ByteLM, step: OpenStep, position: Int[Array, ""], byte: Int[Array, ""]
-) -> OpenStep:
-    return model.put(step, position, byte)
+_begin_step = eqx.filter_jit(begin_step)
+_put = eqx.filter_jit(put)

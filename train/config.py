@@ -25,12 +25,14 @@ class ModelConfig:
     token_dim: int | None = None
     """Channels of a byte on its way in; None for latent-dim / bytes-per-step."""
     local_dim: int | None = None
-    """Channels of the local layers; None for half of latent-dim."""
+    """Channels of the local layers; None for as many a head as latents have."""
+    local_heads: int | None = None
+    """Heads of the local layers; None for three quarters of num-heads."""
     local_window: int = 64
     """How many bytes a byte sees in a local layer, itself included."""
-    input_layers: int = 1
+    input_layers: int = 2
     """Local layers before the Perceiver."""
-    output_layers: int = 1
+    output_layers: int = 3
     """Local layers after the Perceiver."""
     recency: bool = True
     """Learn how fast inputs lose weight with age."""
@@ -38,9 +40,9 @@ class ModelConfig:
     """Add a projection of a step's own bytes to its latents."""
     mlp_widening: int = 4
     """Hidden channels of the MLPs over their width."""
-    gated_mlp: bool = False
+    gated_mlp: bool = True
     """Gate the MLPs."""
-    qk_norm: bool = False
+    qk_norm: bool = True
     """Norm the queries and keys of self-attention."""
     dropout: float = 0.0
     """Probability of leaving out a residual channel."""
@@ -57,17 +59,17 @@ class ModelConfig:
         _at_least(0, self, "input_layers", "output_layers")
         if self.latent_window is not None:
             _at_least(1, self, "latent_window")
-        local_dim = self.local_dim or self.latent_dim // 2
-        for name, width in {
-            "latent_dim": self.latent_dim,
-            "local_dim": local_dim,
-        }.items():
-            if width % (2 * self.num_heads):
-                raise ValueError(
-                    f"`{name}` must be a multiple of twice `num_heads`, got {width} "
-                    f"and {self.num_heads} heads; local_dim is half of latent_dim "
-                    "unless given."
-                )
+        if self.latent_dim % (2 * self.num_heads):
+            raise ValueError(
+                "`latent_dim` must be a multiple of twice `num_heads`, got "
+                f"{self.latent_dim} and {self.num_heads} heads."
+            )
+        local_heads = self.local_heads or max(1, 3 * self.num_heads // 4)
+        if self.local_dim is not None and self.local_dim % (2 * local_heads):
+            raise ValueError(
+                "`local_dim` must be a multiple of twice `local_heads`, got "
+                f"{self.local_dim} and {local_heads} heads."
+            )
         for name in ("dropout", "attention_dropout", "token_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(

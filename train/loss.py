@@ -60,8 +60,6 @@ def sequence_bits(
     # Zeros after the end are seen by nothing before it, and do not count.
     tokens = jnp.pad(tokens, ((0, count * chunk - steps), (0, 0)))
     chunks = tokens.reshape(count, chunk, per_step)
-    starts = jnp.arange(count) * (chunk * per_step)
-
     starts, indices = jnp.arange(count) * (chunk * per_step), jnp.arange(count)
 
     def bits(logits, tokens, start):
@@ -70,7 +68,7 @@ def sequence_bits(
 
     def advance_chunk(state, of_chunk):
         tokens, start, index = of_chunk
-        state, logits = model.advance(state, tokens, key=_chunk_key(key, index))
+        state, logits = model.advance_steps(state, tokens, key=_chunk_key(key, index))
         return state, bits(logits, tokens, start)
 
     if count == 1:

@@ -11,35 +11,8 @@ from ..checks import check_multiples, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
 from ..state import PerceiverState
-from .byte_state import ByteState, OpenStep
+from .byte_state import ByteState
 from .bytes import ByteContext, ByteInput, ByteOutput
-
-
-HYPERPARAMETERS = (
-    "bytes_per_step",
-    "num_latents",
-    "latent_dim",
-    "num_layers",
-    "num_heads",
-    "latent_window",
-    "token_dim",
-    "local_dim",
-    "local_heads",
-    "local_window",
-    "input_layers",
-    "output_layers",
-    "use_context",
-    "recency",
-    "own_step",
-    "mlp_widening",
-    "gated_mlp",
-    "qk_norm",
-    "dropout",
-    "attention_dropout",
-    "token_dropout",
-    "remat",
-    "dtype",
-)
 
 
 class ByteLM(eqx.Module):
@@ -72,15 +45,15 @@ class ByteLM(eqx.Module):
         token_dim: int | None = None,
         local_dim: int | None = None,
         local_heads: int | None = None,
-        local_window: int = 64,
-        input_layers: int = 1,
-        output_layers: int = 1,
+        local_window: int = 256,
+        input_layers: int = 2,
+        output_layers: int = 3,
         use_context: bool = False,
         recency: bool = True,
         own_step: bool = True,
         mlp_widening: int = 4,
-        gated_mlp: bool = False,
-        qk_norm: bool = False,
+        gated_mlp: bool = True,
+        qk_norm: bool = True,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         token_dropout: float = 0.0,
@@ -96,8 +69,9 @@ class ByteLM(eqx.Module):
                 attention_dropout, token_dropout, remat: as in `CausalPerceiver`.
             token_dim: channels of a byte on its way into the Perceiver; `None` for
                 `latent_dim / bytes_per_step`, but at least 32.
-            local_dim, local_heads: channels and heads of the local layers; `None` for
-                half of `latent_dim` and half of `num_heads`.
+            local_dim, local_heads: channels and heads of the local layers, and of what
+                is read of the latents; `None` for three quarters of `num_heads`, as
+                wide as those are.
             local_window: how many bytes a byte sees in a local layer, itself included.
             input_layers, output_layers: local layers before and after the Perceiver,
                 at least 0.
@@ -111,18 +85,19 @@ class ByteLM(eqx.Module):
             ValueError: as `CausalPerceiver` does, and for an unknown dtype.
         """
         dtype = getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)
-        arguments = locals()
-        self._hyperparameters = tuple(
-            (name, arguments[name]) for name in HYPERPARAMETERS
-        )
+        arguments = {
+            name: value
+            for name, value in locals().items()
+            if name not in ("self", "key")
+        }
+        self._hyperparameters = tuple(arguments.items())
         check_sizes(
             bytes_per_step=bytes_per_step,
             latent_dim=latent_dim,
             num_heads=num_heads,
             local_window=local_window,
-            input_layers=input_layers + 1,
-            output_layers=output_layers + 1,
         )
+        check_sizes(0, input_layers=input_layers, output_layers=output_layers)
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             raise ValueError(
                 "`dtype` must be 'float32', 'bfloat16', 'float16' or 'float64', got "
@@ -133,10 +108,10 @@ class ByteLM(eqx.Module):
                 f"`dtype` {dtype!r} needs jax.config.update('jax_enable_x64', True)."
             )
         token_dim = token_dim or max(32, latent_dim // bytes_per_step)
-        local_heads = local_heads or max(1, num_heads // 2)
-        local_dim = local_dim or latent_dim // 2
+        check_multiples("twice `num_heads`", 2 * num_heads, latent_dim=latent_dim)
+        local_heads = local_heads or max(1, 3 * num_heads // 4)
+        local_dim = local_dim or local_heads * (latent_dim // num_heads)
         check_multiples("twice `local_heads`", 2 * local_heads, local_dim=local_dim)
-        check_multiples("`num_heads`", num_heads, local_dim=local_dim)
         local = {
             "window": local_window,
             "mlp_widening": mlp_widening,
@@ -166,6 +141,7 @@ class ByteLM(eqx.Module):
             num_layers=num_layers,
             num_heads=num_heads,
             query_dim=local_dim,
+            query_heads=local_heads,
             latent_window=latent_window,
             context_dim=token_dim if use_context else None,
             recency=recency,
@@ -217,7 +193,8 @@ class ByteLM(eqx.Module):
         """
         embedded = None if context is None else self._embed_context(context)
         perceiver = self.perceiver.keep_nothing(embedded, self.dtype)
-        return self._take(self._state(perceiver, keep=False), tokens, key=key)[1]
+        state = self._state(perceiver, keep=False)
+        return self.advance_steps(state, tokens, key=key)[1]
 
     def init_state(
         self,
@@ -283,7 +260,34 @@ class ByteLM(eqx.Module):
             "is not finished; go on with `advance_bytes`.",
         )
         state = eqx.tree_at(lambda s: s.features, state, features)
-        return self._take(state, tokens, key=key)
+        return self.advance_steps(state, tokens, key=key)
+
+    def advance_steps(
+        self,
+        state: ByteState,
+        tokens: Integer[Array, "steps {self.bytes_per_step}"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} 256"]]:
+        """`advance` from a state that is known to stand at the end of a step: nothing
+        checks it when run, and bytes of an unfinished step are dropped."""
+        self._check_tokens(tokens)
+        keys = split_key(key, 3)
+        features, inputs = self.inputs(tokens, state.inputs, self.dtype, key=keys[0])
+        step_late, byte_late = delayed(state.features, features)
+        perceiver, readout = self.perceiver.advance(
+            state.perceiver, self.inputs.tokens(step_late), key=keys[1]
+        )
+        logits, outputs = self.outputs(readout, byte_late, state.outputs, key=keys[2])
+        after = ByteState(
+            perceiver,
+            inputs,
+            outputs,
+            features[-1],
+            unfinished=jnp.full_like(state.unfinished, -1),
+            context_bytes=state.context_bytes,
+        )
+        return after, logits
 
     def advance_bytes(
         self, state: ByteState, data: Integer[Array, " bytes"]
@@ -318,14 +322,14 @@ class ByteLM(eqx.Module):
             # One that is not begun shall not count as one too many.
             seen = jnp.where(first < end, state.perceiver.steps, 0)
             counted = eqx.tree_at(lambda s: s.perceiver.steps, state, seen)
-            after, logits = self._take(counted, tokens[None])
+            after, logits = self.advance_steps(counted, tokens[None])
             finished = first + per_step <= end
             kept = jax.tree.map(lambda *x: jnp.where(finished, *x), after, state)
             return kept, logits[0]
 
         finished, after, logits = max(steps - 2, 0), state, []
         if finished:
-            after, first = self._take(state, tokens[:finished])
+            after, first = self.advance_steps(state, tokens[:finished])
             logits.append(first)
         places = per_step * jnp.arange(finished, steps)
         after, last = lax.scan(take_step, after, (tokens[finished:], places))
@@ -346,79 +350,6 @@ class ByteLM(eqx.Module):
         late: the middle of a call, for callers that take the rest piece by piece."""
         embedded = None if context is None else self._embed_context(context)
         return self.perceiver.latents(self.inputs.tokens(features), embedded, key=key)
-
-    def begin_step(self, state: ByteState) -> tuple[ByteState, OpenStep]:
-        """Begin the next step, for callers that find its bytes one by one: `predict`
-        and `put` each of them, then `end_step`.
-
-        Returns:
-            the state to end the step with, and the step.
-        """
-        tokens = self.inputs.tokens(state.features[None])
-        perceiver, readout = self.perceiver.advance(state.perceiver, tokens)
-        after = eqx.tree_at(lambda s: s.perceiver, state, perceiver)
-        step = OpenStep(readout[0], state.features, state.inputs, state.outputs)
-        return after, step
-
-    def predict(
-        self, step: OpenStep, position: Int[Array, ""]
-    ) -> tuple[OpenStep, Float[Array, " 256"]]:
-        """The logits of the byte at the next position, counted from 0, and the step
-        that its byte is to be put into."""
-        # At position 0, the last one is of the step before.
-        before = step.features[position - 1]
-        logits, outputs = self.outputs.next_byte(
-            step.readout[position], before, step.outputs
-        )
-        return eqx.tree_at(lambda s: s.outputs, step, outputs), logits
-
-    def put(
-        self, step: OpenStep, position: Int[Array, ""], byte: Int[Array, ""]
-    ) -> OpenStep:
-        """The step with the byte at its next position."""
-        features, inputs = self.inputs.next_byte(
-            byte, position, step.inputs, self.dtype
-        )
-        features = step.features.at[position].set(features)
-        return eqx.tree_at(lambda s: (s.features, s.inputs), step, (features, inputs))
-
-    def end_step(self, state: ByteState, step: OpenStep) -> ByteState:
-        """The state after a step of which all bytes were put."""
-        return ByteState(
-            state.perceiver,
-            step.inputs,
-            step.outputs,
-            step.features,
-            unfinished=jnp.full_like(state.unfinished, -1),
-            context_bytes=state.context_bytes,
-        )
-
-    def _take(
-        self,
-        state: ByteState,
-        tokens: Integer[Array, "steps {self.bytes_per_step}"],
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} 256"]]:
-        """Whole steps from the end of one. The state's unfinished bytes are not looked
-        at, and none are left."""
-        self._check_tokens(tokens)
-        keys = split_key(key, 3)
-        features, inputs = self.inputs(tokens, state.inputs, self.dtype, key=keys[0])
-        step_late, byte_late = delayed(state.features, features)
-        perceiver, readout = self.perceiver.advance(
-            state.perceiver, self.inputs.tokens(step_late), key=keys[1]
-        )
-        logits, outputs = self.outputs(readout, byte_late, state.outputs, key=keys[2])
-        after = ByteState(
-            perceiver,
-            inputs,
-            outputs,
-            features[-1],
-            unfinished=jnp.full_like(state.unfinished, -1),
-            context_bytes=state.context_bytes,
-        )
-        return after, logits
 
     def _state(self, perceiver: PerceiverState, *, keep: bool) -> ByteState:
         return ByteState(

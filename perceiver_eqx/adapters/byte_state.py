@@ -1,4 +1,4 @@
-"""The states that a `ByteLM` carries: from step to step, and from byte to byte."""
+"""The state that `ByteLM.advance` carries from step to step."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -33,18 +33,3 @@ class ByteState(State):
     def inside(self) -> Int[Array, ""]:
         """How many bytes of the unfinished step there are."""
         return jnp.sum(self.unfinished >= 0)
-
-
-class OpenStep(State):
-    """A step whose bytes are found one by one.
-
-    Attributes:
-        readout: what the Perceiver says of the places of its bytes.
-        features: of its bytes, and of the step before in the places yet to come.
-        inputs, outputs: as in `ByteState`, after the bytes so far.
-    """
-
-    readout: Float[Array, "bytes_per_step local_dim"]
-    features: Float[Array, "bytes_per_step local_dim"]
-    inputs: LocalState
-    outputs: LocalState

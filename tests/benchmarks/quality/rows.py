@@ -39,7 +39,13 @@ class Row:
 
 DEEP = {"num_layers": 12, "num_heads": 8}
 TINY = {"num_layers": 2, "num_heads": 2, "dtype": "float32"}
-STREAMING = {"latent_dim": 512, "latent_window": 512, "dtype": "bfloat16"} | DEEP
+STREAMING = {
+    "latent_dim": 512,
+    "num_layers": 11,
+    "num_heads": 8,
+    "latent_window": 512,
+    "dtype": "bfloat16",
+}
 
 _DECLARED = (
     Row("transformer", ByteTransformer, {"dim": 512, "context": 2048} | DEEP),
@@ -59,12 +65,12 @@ _DECLARED = (
     Row(
         "combined",
         Combined,
-        {"bytes_per_step": 8, "num_latents": 2, "context": 32_768} | STREAMING,
+        {"bytes_per_step": 8, "num_latents": 1, "context": 32_768} | STREAMING,
     ),
     Row(
         "own-step",
         Combined,
-        {"bytes_per_step": 8, "num_latents": 2, "context": 32_768}
+        {"bytes_per_step": 8, "num_latents": 1, "context": 32_768}
         | STREAMING
         | {"latent_window": 1},
     ),
