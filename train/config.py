@@ -16,7 +16,7 @@ class ModelConfig:
     """Latents, replicated at every step."""
     latent_dim: int = 128
     """Channels of a latent, a multiple of twice num-heads."""
-    num_layers: int = 3
+    num_layers: int = 2
     """Self-attention layers between the latents."""
     num_heads: int = 4
     """Heads of every attention over the inputs and between latents."""
@@ -26,13 +26,13 @@ class ModelConfig:
     """Channels of a byte on its way in; None for latent-dim / bytes-per-step."""
     local_dim: int | None = None
     """Channels of the local layers; None for as many a head as latents have."""
-    local_heads: int | None = None
+    local_heads: int | None = 2
     """Heads of the local layers; None for three quarters of num-heads."""
     local_window: int = 64
     """How many bytes a byte sees in a local layer, itself included."""
-    input_layers: int = 2
+    input_layers: int = 1
     """Local layers before the Perceiver."""
-    output_layers: int = 3
+    output_layers: int = 1
     """Local layers after the Perceiver."""
     recency: bool = True
     """Learn how fast inputs lose weight with age."""
@@ -108,7 +108,7 @@ class DataConfig:
 class OptimConfig:
     """AdamW with warm-up, cosine decay and clipping."""
 
-    learning_rate: float = 3e-3
+    learning_rate: float = 8e-3
     """The highest rate, reached after the warm-up."""
     final_share: float = 0.1
     """The last rate, as a share of the highest."""
@@ -181,9 +181,9 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-    steps: int = 450
+    steps: int = 1500
     """Optimizer steps."""
-    batch_size: int = 8
+    batch_size: int = 2
     """Sequences of an optimizer step."""
     micro_batches: int = 1
     """Parts that a batch is cut into, one after the other, to save memory."""
@@ -195,13 +195,13 @@ class TrainConfig:
     """Folder of the run: checkpoints, metrics, model, curve."""
     resume: bool = True
     """Go on from the newest checkpoint in `out`, if there is one."""
-    log_every: int = 10
+    log_every: int = 25
     """Steps between progress lines."""
-    validate_every: int = 200
+    validate_every: int = 500
     """Steps between evaluations on held-out content."""
-    sample_every: int = 200
+    sample_every: int = 500
     """Steps between samples."""
-    save_every: int = 100
+    save_every: int = 250
     """Steps between checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard events too."""
