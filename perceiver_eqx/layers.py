@@ -82,40 +82,35 @@ class RMSNorm(eqx.Module):
         return _norm(x, self.scale, None, self.epsilon)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _norm(x, scale, bias, epsilon):
     """Scaled to unit mean square, and with a bias first shifted to zero mean."""
-    return _norm_forward(x, scale, bias, epsilon)[0]
+    normed, _ = _normed_rows(x, bias is not None, epsilon)
+    y = normed * scale
+    return (y if bias is None else y + bias).astype(x.dtype)
 
 
-def _norm_forward(x, scale, bias, epsilon):
+@_norm.defjvp
+def _norm_tangent(epsilon, primals, tangents):
+    # By its parts, autodiff makes several times as many passes over the rows.
+    (x, scale, bias), (d_x, d_scale, d_bias) = primals, tangents
+    normed, factor = _normed_rows(x, bias is not None, epsilon)
+    d_x = d_x.astype(factor.dtype)
+    across = d_x - normed * (d_x * normed).mean(-1, keepdims=True)
+    if bias is not None:
+        across = across - d_x.mean(-1, keepdims=True)
+    d_y = across * factor * scale + normed * d_scale
+    d_y = d_y if bias is None else d_y + d_bias
+    return _norm(x, scale, bias, epsilon), d_y.astype(x.dtype)
+
+
+def _normed_rows(x, shifts: bool, epsilon: float):
+    """The rows without scale and shift, and what they were multiplied by."""
     wide = x.astype(jnp.result_type(jnp.float32, x.dtype))
-    mean = None if bias is None else wide.mean(-1, keepdims=True)
-    centred = wide if mean is None else wide - mean
-    square = jnp.square(centred).mean(-1, keepdims=True)
-    factor = jax.lax.rsqrt(square + epsilon)
-    y = centred * factor * scale
-    y = y if bias is None else y + bias
-    return y.astype(x.dtype), (x, scale, mean, factor)
-
-
-def _norm_backward(epsilon, residuals, cotangent):
-    # Autodiff makes several times as many passes over the rows.
-    x, scale, mean, factor = residuals
-    wide = x.astype(factor.dtype)
-    normed = (wide if mean is None else wide - mean) * factor
-    d_y = cotangent.astype(factor.dtype)
-    d_normed = d_y * scale
-    d_x = d_normed - normed * (d_normed * normed).mean(-1, keepdims=True)
-    if mean is not None:
-        d_x = d_x - d_normed.mean(-1, keepdims=True)
-    rows = tuple(range(x.ndim - 1))
-    d_scale = (d_y * normed).sum(rows).astype(scale.dtype)
-    d_bias = None if mean is None else d_y.sum(rows).astype(scale.dtype)
-    return (d_x * factor).astype(x.dtype), d_scale, d_bias
-
-
-_norm.defvjp(_norm_forward, _norm_backward)
+    if shifts:
+        wide = wide - wide.mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
+    return wide * factor, factor
 
 
 class Embedding(eqx.Module):

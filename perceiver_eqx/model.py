@@ -88,8 +88,9 @@ class CausalPerceiver(eqx.Module):
             dropout, attention_dropout, token_dropout: probabilities in [0, 1) of
                 leaving out a residual channel, a weight between latents, an input
                 token of the cross-attention. They act where a call is given a `key`.
-            remat: compute each layer again in the backward pass; `None` does so exactly
-                if `latent_window` is `None`, where no chunks bound the memory.
+            remat: compute the matrix products of each layer again in the backward pass;
+                `None` does so exactly if `latent_window` is `None`, where no chunks
+                bound the memory.
 
         Raises:
             ValueError: for sizes below 1, heads that do not divide a width, a

@@ -14,8 +14,8 @@ ROTARY_PERIOD = 2**30
 
 
 def count_on(count: Int[Array, ""], more: int) -> Int[Array, ""]:
-    """A count of steps after so many more. It goes back before it overflows, by a whole
-    `ROTARY_PERIOD`, to where positions are the same."""
+    """A count of steps, or of bytes, after so many more. It goes back before it
+    overflows, by a whole `ROTARY_PERIOD`, to where positions are the same."""
     count = count + more
     return count - jnp.where(count < 3 * ROTARY_PERIOD // 2, 0, ROTARY_PERIOD)
 

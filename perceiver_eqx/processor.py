@@ -46,8 +46,8 @@ class CausalProcessor(eqx.Module):
             dim, num_heads, mlp_widening, gated_mlp, qk_norm, dropout,
                 attention_dropout: of a block.
             window: how many steps a latent sees, its own included; `None` for all.
-            remat: compute each layer again in the backward pass, all but its attention,
-                so that a layer leaves two arrays of latents and not some twenty.
+            remat: keep of a layer only what its attention gave, for the backward pass,
+                and compute the rest again; without it, matrix products are kept too.
 
         Raises:
             ValueError: if `dim` is not a multiple of twice `num_heads`.

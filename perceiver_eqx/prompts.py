@@ -86,4 +86,4 @@ def init_state(model: ByteLM, context, max_steps: int | None) -> ByteState:
 
 @eqx.filter_jit
 def _advance(model: ByteLM, state: ByteState, tokens) -> ByteState:
-    return model.advance_steps(state, tokens)[0]
+    return model.advance_unchecked(state, tokens)[0]

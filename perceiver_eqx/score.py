@@ -74,7 +74,7 @@ def _score(
     count: Int[Array, ""],
 ) -> tuple[ByteState, Float[Array, "steps bytes_per_step"]]:
     """The logarithm of each byte's probability; 0 from the `count`-th on."""
-    after, logits = model.advance_steps(state, tokens)
+    after, logits = model.advance_unchecked(state, tokens)
     chosen = tokens[..., None].astype(jnp.int32)
     each = jnp.take_along_axis(log_softmax(logits), chosen, -1)[..., 0]
     place = jnp.arange(tokens.size).reshape(tokens.shape)

@@ -171,6 +171,10 @@ def test_hyperparameters_build_the_same_model_again():
         ({"input_layers": -1}, "`input_layers` must be at least 0, got -1"),
         ({"local_window": 0}, "`local_window` must be at least 1, got 0"),
         ({"local_dim": 7}, "`local_dim` must be a multiple of 2 "),
+        ({"local_heads": 0}, "`local_heads` must be at least 1, got 0"),
+        ({"token_dim": 0}, "`token_dim` must be at least 1, got 0"),
+        ({"mlp_widening": 0}, "`mlp_widening` must be at least 1, got 0"),
+        ({"token_dim": 3, "use_context": True}, "`token_dim` must be a multiple of 2"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(change, message):

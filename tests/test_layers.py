@@ -1,4 +1,4 @@
-"""Layers: the norms' own backward pass, and what the MLPs' forms have in common."""
+"""Layers: the norms' own derivatives, and what the MLPs' forms have in common."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def written_out(norm, x):
 
 
 @pytest.mark.parametrize("kind", [LayerNorm, RMSNorm])
-def test_a_norm_and_its_gradients_are_those_of_autodiff(kind):
+def test_a_norm_and_its_derivatives_are_those_of_autodiff(kind):
     norm, x = norm_of(kind), jnp.asarray(3 * normals(1, 4, 5, 12) + 1)
     weight = jnp.asarray(normals(2, 4, 5, 12))
 
@@ -33,6 +33,12 @@ def test_a_norm_and_its_gradients_are_those_of_autodiff(kind):
     found = gradients(lambda n, x: jax.vmap(n)(x)), gradients(lambda n, x: n(x))
     for one in found:
         jax.tree.map(assert_close, one, gradients(written_out))
+    tangents = jax.tree.map(jnp.cos, norm), jnp.sin(x)
+    forward, expected = (
+        jax.jvp(function, (norm, x), tangents)[1]
+        for function in (lambda n, x: n(x), written_out)
+    )
+    assert_close(forward, expected)
 
 
 @pytest.mark.parametrize("kind", [LayerNorm, RMSNorm])

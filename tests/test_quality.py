@@ -1,5 +1,7 @@
 """The comparison of models: that it compares what it says."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,10 +9,12 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from perceiver_eqx.layers import CrossAttention
 from perceiver_eqx.positions import rotary
-from tests.benchmarks.quality import results
+from perceiver_eqx.processor import CausalProcessor
+from tests.benchmarks.quality import report, results
 from tests.benchmarks.quality.data import Windows, cut
-from tests.benchmarks.quality.evaluate import bits_of_text, bits_restarted
+from tests.benchmarks.quality.evaluate import bits_of_text, bits_restarted, stride_of
 from tests.benchmarks.quality.flops import training_flops
 from tests.benchmarks.quality.models import (
     ByteTransformer,
@@ -127,6 +131,31 @@ def test_operations_of_a_patch_model_are_those_counted_by_hand():
 
 
 @pytest.mark.parametrize("name", ROWS)
+def test_all_rows_have_gated_mlps_and_norms_of_queries_and_keys(name):
+    model = eqx.filter_eval_shape(ROWS[name].build, jr.key(0))
+    stacks = parts_of(model, CausalProcessor)
+    assert stacks
+    for stack in stacks:
+        assert stack.blocks.heads.query_norm is not None
+        assert stack.blocks.heads.key_norm is not None
+        assert stack.blocks.mlp.gate is not None
+    for cross in parts_of(model, CrossAttention):
+        assert cross.mlp.gate is not None
+
+
+def parts_of(model: Model, kind: type) -> list:
+    found = jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, kind))
+    return [x for x in found if isinstance(x, kind)]
+
+
+@pytest.mark.parametrize("name", ["transformer-10m", "transformer-20m"])
+def test_a_small_transformer_is_of_the_size_in_its_name(name):
+    model = eqx.filter_eval_shape(ROWS[name].build, jr.key(0))
+    millions = sum(x.size for x in jax.tree.leaves(model)) / 1e6
+    assert millions == pytest.approx(int(name[-3:-1]), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_operations_of_a_row_are_counted_from_its_shapes(name):
     model = eqx.filter_eval_shape(ROWS[name].build, jr.key(0))
     parameters = [x.size for x in jax.tree.leaves(model)]
@@ -198,6 +227,14 @@ def test_every_byte_is_scored_once_with_as_much_before_it_as_said(stride):
             assert bits[place] == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_every_byte_has_seven_eighths_of_the_context_before_it(name):
+    model = eqx.filter_eval_shape(ROWS[name].build, jr.key(0))
+    stride = stride_of(model)
+    assert 1 <= stride <= model.targets
+    assert model.context - stride >= 7 / 8 * model.context
+
+
 def test_a_reader_begins_anew():
     programs = programs_of("tiny-transformer")
     text = data_of(64)
@@ -250,30 +287,118 @@ def test_a_variant_changes_what_it_names():
     assert row.batch_bytes == 65_536
     assert find_row("patch:lr=1e-3", [1e-4]).learning_rates == (1e-3,)
     assert find_row("patch", [1e-4]).learning_rates == (1e-4,)
-    assert ROWS["combined"].arguments["num_latents"] == 2
+    assert ROWS["combined"].arguments["num_latents"] == 1
+    assert row.resolved() == {
+        "batch_bytes": 65_536,
+        "micro_batches": 1,
+        **row.arguments,
+    }
     with pytest.raises(ValueError, match="`rows` must be among"):
         find_row("no-such-row")
 
 
 def test_a_run_that_is_done_is_known_and_no_other(tmp_path):
     path = tmp_path / "results.jsonl"
-    run = Run("tiny-patch", 1e-3, 0, Budget(flops=3e16), "gcide")
+    run = Run(
+        "tiny-patch",
+        1e-3,
+        0,
+        Budget(flops=3e16),
+        "gcide",
+        arguments=ROWS["tiny-patch"].resolved(),
+        text="0123",
+        code="4567",
+    )
+    done_too = replace(run, seed=1)
     others = [
-        Run("tiny-patch", 1e-3, 1, Budget(flops=3e16), "gcide"),
-        Run("tiny-patch", 1e-3, 0, Budget(seconds=60), "gcide"),
-        Run("tiny-patch", 1e-3, 0, Budget(flops=3e16), "gcide", optimizer="muon"),
+        replace(run, budget=Budget(seconds=60)),
+        replace(run, optimizer="muon"),
+        replace(run, arguments=run.arguments | {"dim": 64}),
+        replace(run, text="89ab"),
+        replace(run, code="cdef"),
     ]
     results.append(path, {"run": results.identity(run), "validation": 1.5})
     with path.open("a") as file:
         file.write('{"run": cut off')
-    results.append(path, {"run": results.identity(others[0]), "validation": 1.5})
+    results.append(path, {"run": results.identity(done_too), "validation": 1.5})
     found = results.read(path)
-    assert [results.is_done(one, found) for one in (run, *others)] == [
-        True,
-        True,
-        False,
-        False,
+    assert results.extras(run, found) == results.extras(done_too, found) == set()
+    assert [results.extras(one, found) for one in others] == [None] * 5
+
+
+def test_the_last_line_of_a_run_counts_with_what_was_asked_for():
+    run = Run("tiny-patch", 1e-3, 0, Budget(flops=3e16), "gcide")
+    lines = [{"run": results.identity(run)}, {"run": results.identity(run), "test": 1}]
+    assert results.extras(run, lines) == {"test"}
+    assert results.newest(lines) == lines[1:]
+
+
+def test_the_hash_of_the_code_changes_with_the_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    for part in results.CODE:
+        (tmp_path / part / "inner").mkdir(parents=True)
+    hashes = [results.code_hash()]
+    for part in results.CODE:
+        (tmp_path / part / "inner" / "model.py").write_text("x = 1")
+        hashes.append(results.code_hash())
+    assert len(set(hashes)) == 4
+    assert all(len(found) == 12 for found in hashes)
+
+
+def result_of(row: str, rate: float, seed: int, bits: float, **changes) -> dict:
+    changes = {"budget": Budget(flops=1e9), "data": "gcide"} | changes
+    run = Run(row, rate, seed, **changes)
+    curve = [{"flops": 1e9, "seconds": 1.0, "bits_per_byte": bits}]
+    names = "parameters", "steps", "bytes_per_second", "flops_per_second", "temp_bytes"
+    spent = run.budget.flops or 1e9
+    scores = {"validation": bits, "validation_plain": bits, "test": bits + 1}
+    numbers = dict.fromkeys(names, 1) | {"flops": spent, "curve": curve}
+    return {"run": results.identity(run), "device": "cpu"} | scores | numbers
+
+
+def test_rates_are_compared_over_equal_seeds():
+    found = [
+        result_of("a", 1e-3, 0, 2.0),
+        result_of("a", 1e-3, 1, 4.0),
+        result_of("a", 3e-3, 0, 2.5),
+        result_of("a", 1e-2, 0, 2.6),
+        result_of("b", 1e-3, 0, 2.9),
     ]
+    first, second = report.best_of_rows(found)
+    assert (first["run"]["row"], first["mark"], first["seeds"]) == ("b", "", 1)
+    assert (second["run"]["learning_rate"], second["mark"]) == (1e-3, "*")
+    assert (second["validation"], second["test"], second["seeds"]) == (3.0, 4.0, 2)
+    best = report.best_of_rows([result_of("a", 1e-4, 0, 2.7), *found[:4]])
+    assert [result["mark"] for result in best] == [""]
+
+
+def test_rates_without_a_seed_in_common_are_not_compared():
+    found = [result_of("a", 1e-3, 0, 2.0), result_of("a", 3e-3, 1, 2.5)]
+    assert [result["mark"] for result in report.best_of_rows(found)] == ["?", "?"]
+
+
+def test_unlike_runs_stand_in_tables_and_lines_of_their_own(tmp_path):
+    unlike = [
+        {"data": "stdlib"},
+        {"optimizer": "muon"},
+        {"limit": 1000},
+        {"window": 1024},
+        {"code": "4567"},
+        {"budget": Budget(seconds=60)},
+    ]
+    found = [result_of("a", 1e-3, 0, 2.0, **changes) for changes in ({}, *unlike)]
+    found.append(result_of("a", 1e-3, 0, 1.5, budget=Budget(flops=2e9)))
+    drawn = report.lines(found)
+    assert sorted(len(runs) for _, runs in drawn) == [1] * 6 + [2]
+    assert len({label for label, _ in drawn}) == 7
+    assert all("limit" in label and "row" not in label for label, _ in drawn)
+    assert [label for label, _ in report.lines(found[:1])] == ["a"]
+    told = report.table(found)
+    assert told.count("every run") == 8
+    assert "budget 2e+09 operations" in told
+    assert "optimizer muon" in told
+    report.plot(found, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").exists()
 
 
 def test_a_budget_is_of_one_kind():

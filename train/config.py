@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from perceiver_eqx.adapters.local import local_sizes
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -23,7 +25,8 @@ class ModelConfig:
     latent_window: int | None = 64
     """How many steps a latent sees, its own included; None for all."""
     token_dim: int | None = None
-    """Channels of a byte on its way in; None for latent-dim / bytes-per-step."""
+    """Channels of a byte on its way into the Perceiver; None for
+    latent-dim / bytes-per-step, but at least 32."""
     local_dim: int | None = None
     """Channels of the local layers; None for as many a head as latents have."""
     local_heads: int | None = 2
@@ -59,17 +62,9 @@ class ModelConfig:
         _at_least(0, self, "input_layers", "output_layers")
         if self.latent_window is not None:
             _at_least(1, self, "latent_window")
-        if self.latent_dim % (2 * self.num_heads):
-            raise ValueError(
-                "`latent_dim` must be a multiple of twice `num_heads`, got "
-                f"{self.latent_dim} and {self.num_heads} heads."
-            )
-        local_heads = self.local_heads or max(1, 3 * self.num_heads // 4)
-        if self.local_dim is not None and self.local_dim % (2 * local_heads):
-            raise ValueError(
-                "`local_dim` must be a multiple of twice `local_heads`, got "
-                f"{self.local_dim} and {local_heads} heads."
-            )
+        if self.token_dim is not None:
+            _at_least(1, self, "token_dim")
+        local_sizes(self.latent_dim, self.num_heads, self.local_dim, self.local_heads)
         for name in ("dropout", "attention_dropout", "token_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(

@@ -64,11 +64,13 @@ def sequence_bits(
 
     def bits(logits, tokens, start):
         places = start + jnp.arange(tokens.size).reshape(tokens.shape)
-        return jnp.sum(jnp.where(places < length, _bits(logits, tokens), 0.0))
+        return jnp.sum(jnp.where(places < length, symbol_bits(logits, tokens), 0.0))
 
     def advance_chunk(state, of_chunk):
         tokens, start, index = of_chunk
-        state, logits = model.advance_steps(state, tokens, key=_chunk_key(key, index))
+        state, logits = model.advance_unchecked(
+            state, tokens, key=_chunk_key(key, index)
+        )
         return state, bits(logits, tokens, start)
 
     if count == 1:
@@ -90,7 +92,7 @@ def _bits_of_latents(
     """Bits of a sequence whose latents are all held, since all see all before them:
     only the local layers and what is read go chunk by chunk."""
     count, steps = chunks.shape[:2]
-    keys = [None] * 3 if key is None else list(jr.split(key, 3))
+    keys = split_key(key, 3)
     indices = jnp.arange(count)
 
     def read_chunk(state, of_chunk):
@@ -158,7 +160,7 @@ def _scan_chunks(take, carry, chunks, group: int = 1) -> Float[Array, "..."]:
 
 
 @jax.named_scope("train.bits")
-def _bits(
+def symbol_bits(
     logits: Float[Array, "*rows symbols"], symbols: Integer[Array, "*rows"]
 ) -> Float[Array, "*rows"]:
     """Minus the base-2 logarithm of the probability of each symbol."""

@@ -13,6 +13,7 @@ from ..model import CausalPerceiver
 from ..state import PerceiverState
 from .byte_state import ByteState
 from .bytes import ByteContext, ByteInput, ByteOutput
+from .local import local_sizes
 
 
 class ByteLM(eqx.Module):
@@ -66,9 +67,10 @@ class ByteLM(eqx.Module):
             bytes_per_step: bytes that make a step, at least 1.
             num_latents, latent_dim, num_layers, num_heads, latent_window,
                 recency, own_step, mlp_widening, gated_mlp, qk_norm, dropout,
-                attention_dropout, token_dropout, remat: as in `CausalPerceiver`.
+                attention_dropout, token_dropout, remat: as in `CausalPerceiver`;
+                local layers compute their products again if `remat` is true.
             token_dim: channels of a byte on its way into the Perceiver; `None` for
-                `latent_dim / bytes_per_step`, but at least 32.
+                `latent_dim / bytes_per_step`, but at least 32. Even for a context.
             local_dim, local_heads: channels and heads of the local layers, and of what
                 is read of the latents; `None` for three quarters of `num_heads`, as
                 wide as those are.
@@ -93,9 +95,8 @@ class ByteLM(eqx.Module):
         self._hyperparameters = tuple(arguments.items())
         check_sizes(
             bytes_per_step=bytes_per_step,
-            latent_dim=latent_dim,
-            num_heads=num_heads,
             local_window=local_window,
+            mlp_widening=mlp_widening,
         )
         check_sizes(0, input_layers=input_layers, output_layers=output_layers)
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
@@ -107,11 +108,14 @@ class ByteLM(eqx.Module):
             raise ValueError(
                 f"`dtype` {dtype!r} needs jax.config.update('jax_enable_x64', True)."
             )
-        token_dim = token_dim or max(32, latent_dim // bytes_per_step)
-        check_multiples("twice `num_heads`", 2 * num_heads, latent_dim=latent_dim)
-        local_heads = local_heads or max(1, 3 * num_heads // 4)
-        local_dim = local_dim or local_heads * (latent_dim // num_heads)
-        check_multiples("twice `local_heads`", 2 * local_heads, local_dim=local_dim)
+        if token_dim is None:
+            token_dim = max(32, latent_dim // bytes_per_step // 2 * 2)
+        local_dim, local_heads = local_sizes(
+            latent_dim, num_heads, local_dim, local_heads
+        )
+        check_sizes(token_dim=token_dim)
+        if use_context:
+            check_multiples("for a context", 2, token_dim=token_dim)
         local = {
             "window": local_window,
             "mlp_widening": mlp_widening,
@@ -194,7 +198,7 @@ class ByteLM(eqx.Module):
         embedded = None if context is None else self._embed_context(context)
         perceiver = self.perceiver.keep_nothing(embedded, self.dtype)
         state = self._state(perceiver, keep=False)
-        return self.advance_steps(state, tokens, key=key)[1]
+        return self.advance_unchecked(state, tokens, key=key)[1]
 
     def init_state(
         self,
@@ -260,9 +264,9 @@ class ByteLM(eqx.Module):
             "is not finished; go on with `advance_bytes`.",
         )
         state = eqx.tree_at(lambda s: s.features, state, features)
-        return self.advance_steps(state, tokens, key=key)
+        return self.advance_unchecked(state, tokens, key=key)
 
-    def advance_steps(
+    def advance_unchecked(
         self,
         state: ByteState,
         tokens: Integer[Array, "steps {self.bytes_per_step}"],
@@ -322,14 +326,14 @@ class ByteLM(eqx.Module):
             # One that is not begun shall not count as one too many.
             seen = jnp.where(first < end, state.perceiver.steps, 0)
             counted = eqx.tree_at(lambda s: s.perceiver.steps, state, seen)
-            after, logits = self.advance_steps(counted, tokens[None])
+            after, logits = self.advance_unchecked(counted, tokens[None])
             finished = first + per_step <= end
             kept = jax.tree.map(lambda *x: jnp.where(finished, *x), after, state)
             return kept, logits[0]
 
         finished, after, logits = max(steps - 2, 0), state, []
         if finished:
-            after, first = self.advance_steps(state, tokens[:finished])
+            after, first = self.advance_unchecked(state, tokens[:finished])
             logits.append(first)
         places = per_step * jnp.arange(finished, steps)
         after, last = lax.scan(take_step, after, (tokens[finished:], places))

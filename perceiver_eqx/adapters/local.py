@@ -4,9 +4,35 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
+from ..checks import check_multiples, check_sizes
 from ..positions import count_on
 from ..processor import CausalProcessor
 from ..state import KeyValueCache, State
+
+
+def local_sizes(
+    latent_dim: int,
+    num_heads: int,
+    local_dim: int | None = None,
+    local_heads: int | None = None,
+) -> tuple[int, int]:
+    """Channels and heads of local layers beside latents of these sizes: of what is not
+    given, three quarters of the heads, as wide as those of the latents.
+
+    Raises:
+        ValueError: for sizes below 1, or a width that is not a multiple of twice its
+            number of heads.
+    """
+    check_sizes(latent_dim=latent_dim, num_heads=num_heads)
+    check_multiples("twice `num_heads`", 2 * num_heads, latent_dim=latent_dim)
+    if local_heads is None:
+        local_heads = max(1, 3 * num_heads // 4)
+    check_sizes(local_heads=local_heads)
+    if local_dim is None:
+        local_dim = local_heads * (latent_dim // num_heads)
+    check_sizes(local_dim=local_dim)
+    check_multiples("twice `local_heads`", 2 * local_heads, local_dim=local_dim)
+    return local_dim, local_heads
 
 
 class LocalState(State):

@@ -27,7 +27,8 @@ class OpenStep(State):
 
 
 def begin_step(model: ByteLM, state: ByteState) -> tuple[ByteState, OpenStep]:
-    """Begin the step after a state.
+    """Begin the step after a state. If that has bytes of an unfinished step, they are
+    the first to be put.
 
     Returns:
         the state to end the step with, and the step.

@@ -19,8 +19,10 @@ from train.config import (
     [
         (ModelConfig, {"num_latents": 0}, "`num_latents` must be at least 1, got 0"),
         (ModelConfig, {"latent_window": 0}, "`latent_window` must be at least 1"),
-        (ModelConfig, {"latent_dim": 100}, "`latent_dim` must be a multiple of twice"),
-        (ModelConfig, {"local_dim": 15}, "`local_dim` must be a multiple of twice"),
+        (ModelConfig, {"latent_dim": 100}, "`latent_dim` must be a multiple of 8 "),
+        (ModelConfig, {"local_dim": 15}, "`local_dim` must be a multiple of 4 "),
+        (ModelConfig, {"local_heads": 0}, "`local_heads` must be at least 1, got 0"),
+        (ModelConfig, {"token_dim": 0}, "`token_dim` must be at least 1, got 0"),
         (ModelConfig, {"dropout": 1.0}, r"`dropout` must lie in \[0, 1\), got 1.0"),
         (DataConfig, {"validation_fraction": 0.0}, "`validation_fraction` must lie in"),
         (DataConfig, {"validation_bytes": 10}, "`validation_bytes` must hold a window"),

@@ -4,7 +4,8 @@
         --flops 3e16 --data gcide=PATH --out runs/quality
 
 Each row at each learning rate and seed is a run, and each run a line of
-`OUT/results.jsonl`; what is there already is not done again.
+`OUT/results.jsonl`; what is there already is not done again, unless the code has
+changed since, or it lacks what `--test` or `--positions` ask for.
 """
 
 import argparse
@@ -44,9 +45,10 @@ def compare(args: argparse.Namespace, path: Path) -> None:
     splits = load(name, Path(text_path) if text_path else None, args.limit)
     budgets = [Budget(flops=flops) for flops in args.flops]
     budgets += [Budget(seconds=seconds) for seconds in args.seconds]
-    left: dict[str, list[Run]] = {}
+    left: dict[str, list[tuple[Run, set[str]]]] = {}
     rows = {text: find_row(text, args.learning_rates) for text in args.rows}
-    done = results.read(path)
+    done, code = results.read(path), results.code_hash()
+    asked = {name for name in results.EXTRAS if getattr(args, name)}
     for row in rows.values():
         for budget, rate, seed in _all_of(budgets, row.learning_rates, args.seeds):
             run = Run(
@@ -59,13 +61,20 @@ def compare(args: argparse.Namespace, path: Path) -> None:
                 final_share=args.final_share,
                 window=args.window,
                 limit=args.limit,
-                test=args.test,
+                arguments=row.resolved(),
+                text=splits.hashes["text"],
+                code=code,
             )
-            if results.is_done(run, done):
+            held = results.extras(run, done)
+            if held is not None and asked <= held:
                 _say(f"done before: {run}")
             else:
-                left.setdefault(row.name, []).append(run)
-    _say(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {splits.hashes}")
+                # The new line takes the place of the old one, so it lacks nothing.
+                left.setdefault(row.name, []).append((run, asked | (held or set())))
+    _say(
+        f"jax {jax.__version__} on {jax.devices()[0].device_kind}, code {code}, "
+        f"{splits.hashes}"
+    )
     waiting = [rows[name] for name in left]
     # What compiles beside training would slow down what is timed.
     ahead = len(waiting) if args.seconds or args.compile_first else 1
@@ -77,11 +86,10 @@ def compare(args: argparse.Namespace, path: Path) -> None:
                 f"{programs.step_flops:.3e} operations a step, compiled in "
                 f"{programs.compile_seconds:.0f} s"
             )
-            for run in left[text]:
+            for run, extras in left[text]:
                 _say(f"{run}")
-                result = train_row(
-                    programs, run, splits, positions=args.positions, report=_say
-                )
+                wanted = {name: name in extras for name in results.EXTRAS}
+                result = train_row(programs, run, splits, **wanted, report=_say)
                 results.append(path, result)
                 _say(f"  {_told(result)}")
         except Exception as error:

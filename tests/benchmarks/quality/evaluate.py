@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from .data import Text
+from .models import Model
 from .programs import Programs
 
 
@@ -50,6 +51,12 @@ def bits_restarted(
     rows = np.pad(text, (0, count * every - text.size)).reshape(count, every)
     rows = np.pad(rows, ((0, 0), (0, programs.context - every)))
     return score_rows(programs, carried, rows)[:, :every].reshape(-1)[: text.size]
+
+
+def stride_of(model: Programs | Model) -> int:
+    """The stride of the scores that are compared: every byte of every model has at
+    least 7/8 of the model's context before it."""
+    return min(model.targets, max(1, model.context // 8))
 
 
 def score_rows(

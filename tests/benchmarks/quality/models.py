@@ -4,7 +4,6 @@ All have `context`, the bytes of a row; `targets`, of how many of them, the last
 `bits` gives the bits; and compute in `dtype` with float32 parameters and logits.
 """
 
-import math
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
@@ -17,6 +16,7 @@ from perceiver_eqx import ByteLM, StepMask, attend
 from perceiver_eqx.layers import CrossAttention, Embedding, Linear, split_key
 from perceiver_eqx.positions import rotary
 from perceiver_eqx.processor import CausalProcessor
+from train.loss import symbol_bits
 
 
 NUM_BYTES = 256
@@ -39,7 +39,8 @@ class Model(Protocol):
 
 
 class ByteTransformer(eqx.Module):
-    """A decoder-only Transformer over bytes: rotary, pre-norm, gated MLP."""
+    """A decoder-only Transformer over bytes: rotary, pre-norm, gated MLP, norms of
+    queries and keys."""
 
     embedding: Embedding
     processor: CausalProcessor
@@ -107,6 +108,7 @@ class PerceiverAR(eqx.Module):
         num_heads: int,
         context: int,
         targets: int,
+        gated_mlp: bool = True,
         dtype: DTypeLike = "bfloat16",
         key: PRNGKeyArray,
         **options,
@@ -116,6 +118,7 @@ class PerceiverAR(eqx.Module):
             dim, num_layers, num_heads: of the stack, the cross-attention not counted.
             context: bytes that are read.
             targets: how many of them, the last ones, are latents and predicted.
+            gated_mlp: of the stack and of the cross-attention.
             options: more arguments of `CausalProcessor`.
 
         Raises:
@@ -127,8 +130,12 @@ class PerceiverAR(eqx.Module):
             )
         keys = jr.split(key, 4)
         self.embedding = Embedding(NUM_BYTES + 1, dim, key=keys[0])
-        self.cross = CrossAttention(dim, dim, num_heads, key=keys[1])
-        self.processor = _stack(num_layers, dim, num_heads, key=keys[2], **options)
+        self.cross = CrossAttention(
+            dim, dim, num_heads, gated_mlp=gated_mlp, key=keys[1]
+        )
+        self.processor = _stack(
+            num_layers, dim, num_heads, gated_mlp=gated_mlp, key=keys[2], **options
+        )
         self.logits = Linear(dim, NUM_BYTES, scale=0.1, key=keys[3])
         self.context = context
         self.targets = targets
@@ -278,15 +285,22 @@ def _stack(
     num_heads: int,
     *,
     gated_mlp: bool = True,
+    qk_norm: bool = True,
     remat: bool = False,
     key: PRNGKeyArray,
     **options,
 ) -> CausalProcessor:
-    """A causal stack over rows of one step each."""
-    if gated_mlp:
-        options["gated_mlp"] = True
+    """A causal stack over rows of one step each, with what `ByteLM` has by default."""
     return CausalProcessor(
-        num_layers, dim, num_heads, window=None, remat=remat, key=key, **options
+        num_layers,
+        dim,
+        num_heads,
+        window=None,
+        remat=remat,
+        gated_mlp=gated_mlp,
+        qk_norm=qk_norm,
+        key=key,
+        **options,
     )
 
 
@@ -306,7 +320,5 @@ def _delayed(data: UInt8[Array, " bytes"], by: int = 1) -> Int[Array, " bytes"]:
 def byte_bits(
     logits: Float[Array, "bytes 256"], data: UInt8[Array, " bytes"]
 ) -> Float[Array, " bytes"]:
-    """Minus the base-2 logarithm of the probability of each byte."""
-    logits = logits.astype(jnp.result_type(jnp.float32, logits.dtype))
-    chosen = jnp.take_along_axis(logits, data[:, None].astype(jnp.int32), -1)[:, 0]
-    return (jax.nn.logsumexp(logits, -1) - chosen) / math.log(2)
+    """Minus the base-2 logarithm of the probability of each byte, in float32."""
+    return symbol_bits(logits.astype(jnp.result_type(jnp.float32, logits.dtype)), data)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from perceiver_eqx import ByteLM
 
 from .data import Text
-from .evaluate import bits_of_text, bits_restarted
+from .evaluate import bits_of_text, bits_restarted, stride_of
 from .models import Combined, byte_bits
 from .programs import Programs
 
@@ -29,7 +29,7 @@ def bits_by_position(programs: Programs, carried, text: Text, before: Text) -> d
     """Mean bits per byte in logarithmic bins of position.
 
     A streaming model reads the text as one stream from its beginning on. Any other has
-    as much context as it has, of the text before too, and no more.
+    7/8 of its context or more before each byte, of the text before too.
 
     Returns:
         `bins`, each from a position to another, and per way to read (`whole`, and
@@ -40,8 +40,8 @@ def bits_by_position(programs: Programs, carried, text: Text, before: Text) -> d
     if isinstance(model, Combined) and model.byte_lm.latent_window is not None:
         ways = stream_bits(model.byte_lm, text)
     else:
-        stride = min(programs.targets, max(1, programs.context // 2))
-        ways = {"whole": bits_of_text(programs, carried, text, before, stride)}
+        bits = bits_of_text(programs, carried, text, before, stride_of(programs))
+        ways = {"whole": bits}
         if programs.targets == programs.context:
             for every in (*RESTARTS, programs.context):
                 if every <= programs.context:

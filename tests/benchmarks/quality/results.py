@@ -2,8 +2,17 @@
 again."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
+
+
+ROOT = Path(__file__).parents[3]
+CODE = "perceiver_eqx", "train", "tests/benchmarks/quality"
+# What a line holds only if it was asked for.
+EXTRAS = "test", "positions"
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Run:
-    """All that tells one run from another."""
+    """All that tells one run from another.
+
+    Args:
+        row, learning_rate, seed, budget, data, optimizer, final_share, window, limit:
+            as they are asked for.
+        arguments: what the row's name stands for, as plain JSON.
+        text: a hash of the text.
+        code: `code_hash()`.
+    """
 
     row: str
     learning_rate: float
@@ -42,7 +59,9 @@ class Run:
     final_share: float = 0.1
     window: int = 32_768
     limit: int | None = None
-    test: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    code: str = ""
 
     def __str__(self) -> str:
         return (
@@ -69,8 +88,25 @@ def read(path: Path) -> list[dict]:
     return found
 
 
-def is_done(run: Run, results: list[dict]) -> bool:
-    return any(result["run"] == identity(run) for result in results)
+def newest(results: Iterable[dict]) -> list[dict]:
+    """The last line of each run: one that lacked an extra is done again."""
+    of_runs = {json.dumps(result["run"], sort_keys=True): result for result in results}
+    return list(of_runs.values())
+
+
+def extras(run: Run, results: Iterable[dict]) -> set[str] | None:
+    """The `EXTRAS` that the last line of a run holds; `None` if it was not done."""
+    same = [result for result in results if result["run"] == identity(run)]
+    return {name for name in EXTRAS if name in same[-1]} if same else None
+
+
+def code_hash() -> str:
+    """Of the code of the models, training and the comparison, 12 hexadecimal digits."""
+    digest = sha256()
+    for path in sorted(path for part in CODE for path in (ROOT / part).rglob("*.py")):
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0")
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def append(path: Path, result: dict) -> None:

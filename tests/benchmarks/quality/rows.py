@@ -4,6 +4,7 @@ A variant is written `row:argument=value,...`, such as `combined:num_latents=4,l
 """
 
 import ast
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -36,6 +37,14 @@ class Row:
     def build(self, key: PRNGKeyArray) -> Model:
         return self.kind(**self.arguments, key=key)
 
+    def resolved(self) -> dict[str, Any]:
+        """What the name stands for, as plain JSON; all but the learning rates."""
+        of_row = {
+            "batch_bytes": self.batch_bytes,
+            "micro_batches": self.micro_batches,
+        }
+        return json.loads(json.dumps(of_row | self.arguments))
+
 
 DEEP = {"num_layers": 12, "num_heads": 8}
 TINY = {"num_layers": 2, "num_heads": 2, "dtype": "float32"}
@@ -49,6 +58,17 @@ STREAMING = {
 
 _DECLARED = (
     Row("transformer", ByteTransformer, {"dim": 512, "context": 2048} | DEEP),
+    # At an equal budget a smaller one sees more bytes, which may suit it better.
+    Row(
+        "transformer-10m",
+        ByteTransformer,
+        {"dim": 320, "num_layers": 8, "num_heads": 5, "context": 2048},
+    ),
+    Row(
+        "transformer-20m",
+        ByteTransformer,
+        {"dim": 448, "num_layers": 8, "num_heads": 7, "context": 2048},
+    ),
     # Of 8 bytes one is predicted: up to there the fused kernel takes the attention.
     Row(
         "perceiver-ar",

@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 
 from .data import Splits, Windows
-from .evaluate import bits_of_text, mean
+from .evaluate import bits_of_text, mean, stride_of
 from .positions import bits_by_position
 from .programs import Programs
 from .results import Run, identity
@@ -42,15 +42,21 @@ def train_row(
     run: Run,
     splits: Splits,
     *,
+    test: bool = False,
     positions: bool = False,
     report: Callable[[str], None] = print,
 ) -> dict:
     """Trains a row and returns its line of the results.
 
+    Every byte of `validation` and `test` has at least 7/8 of the model's context before
+    it. In `validation_plain` and `test_plain` rows lie end to end: there a byte has
+    what precedes it in its row, so `context - targets` bytes or more.
+
     Args:
         programs: the row, compiled.
         run: learning rate, seed, budget and the rest.
         splits: of the text.
+        test: score the test split too, at the very end.
         positions: add the loss by position.
         report: takes each line for the person who watches.
     """
@@ -108,7 +114,7 @@ def train_row(
     started = time.perf_counter()
     result = _result(programs, run, splits, done, clock.seconds, losses, curve)
     result |= _scores(programs, carried, splits, "validation", test=False)
-    if run.test:
+    if test:
         result |= _scores(programs, carried, splits, "test", test=True)
     result["scoring_seconds"] = time.perf_counter() - started
     if positions:
@@ -148,14 +154,14 @@ def _point(
 def _scores(
     programs: Programs, carried, splits: Splits, name: str, *, test: bool
 ) -> dict:
-    """Bits per byte of a whole split, with the most context and in rows end to end."""
+    """Bits per byte of a whole split, by `stride_of` and, as `_plain`, by rows whose
+    targets lie end to end."""
     text, before = splits.held_out(test)
     plain = mean(bits_of_text(programs, carried, text, before, programs.targets))
-    stride = min(programs.targets, programs.context // 2)
-    best = plain
+    stride, bits = stride_of(programs), plain
     if stride < programs.targets:
-        best = mean(bits_of_text(programs, carried, text, before, stride))
-    return {name: best, f"{name}_plain": plain}
+        bits = mean(bits_of_text(programs, carried, text, before, stride))
+    return {name: bits, f"{name}_plain": plain}
 
 
 def _result(
