@@ -48,6 +48,7 @@ def train_step_bytes(
             num_layers=2,
             num_heads=2,
             latent_window=latent_window,
+            local_window=64,  # bytes, as far as a window of 8 steps
             key=key,
         ),
         jr.key(0),
