@@ -49,7 +49,7 @@ def test_every_command_has_help(capsys, command):
             ["train", "smoke", "--steps", "1"],
             "`warmup_steps` must be below `steps` = 1",
         ),
-        (["train", "smoke", "--model.num-heads", "3"], "multiple of twice `num_heads`"),
+        (["train", "smoke", "--model.num-heads", "3"], "(twice `num_heads`)"),
         (["train", "smoke", "--data.path", "/nowhere"], "/nowhere"),
         (["train", "smoke", "--out", __file__], "`out` must be a folder that can be"),
         (["sample", "--model", "/nowhere.safetensors"], "no model file at"),
