@@ -349,12 +349,11 @@ MUTANTS = (
         GENERATE + "test_generation_ends_before_the_first_stop",
     ),
     Mutant(
-        "compression: bytes reach the latents of their own step",
-        "perceiver_eqx/adapters/byte_lm.py",
-        "state.perceiver, self.inputs.tokens(step_late), key=keys[1]",
-        "state.perceiver, self.inputs.tokens(features), key=keys[1]",
-        "tests/train/test_compress.py::"
-        "test_the_code_is_as_long_as_the_model_is_surprised",
+        "generation: the step before does not reach the latents",
+        "perceiver_eqx/adapters/open_step.py",
+        "tokens = model.inputs.tokens(state.features[None])",
+        "tokens = model.inputs.tokens(0 * state.features[None])",
+        GENERATE + "test_the_most_likely_bytes_are_those_of_full_recomputation",
     ),
 )
 
