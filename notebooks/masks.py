@@ -184,9 +184,9 @@ for ax, (window, (_, by_context)) in zip(axes, measured.items(), strict=True):
 
 # %%
 def processor_of(model):
-    cache = model.processor.empty_cache(0, C, jnp.float32)
+    caches = model.processor.empty_caches(C, jnp.float32, 0)
     start = jnp.zeros((), jnp.int32)
-    return lambda latents, context: model.processor(latents, cache, start)[0]
+    return lambda latents, context: model.processor(latents, caches, start)[0]
 
 
 latents = jr.normal(jr.key(4), (T, C, WIDTH))

@@ -1,5 +1,7 @@
 """`CausalPerceiver`: encoder, processor and decoder, and the one function of time."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,8 @@ from .decoder import QueryDecoder
 from .encoder import CausalEncoder
 from .layers import split_key
 from .positions import count_on
-from .processor import CausalProcessor
-from .state import KeyValueCache, PerceiverState
+from .processor import CausalProcessor, windows_in_turn
+from .state import Caches, PerceiverState
 
 
 class CausalPerceiver(eqx.Module):
@@ -50,7 +52,7 @@ class CausalPerceiver(eqx.Module):
         num_heads: int,
         query_dim: int | None = None,
         query_heads: int | None = None,
-        latent_window: int | None = None,
+        latent_window: int | None | Sequence[int | None] = None,
         context_dim: int | None = None,
         recency: bool = True,
         own_step: bool = True,
@@ -76,7 +78,7 @@ class CausalPerceiver(eqx.Module):
                 cross-attention; `latent_dim` and `num_heads` if `None`.
             latent_window: how many steps a latent sees the latents of, its own
                 included: `None` for all (the seed's mask), 1 for its own step only (the
-                seed's code).
+                seed's code). Of several, which the layers take in turn.
             context_dim: channels of the context's tokens; `None` for no context.
             recency: learn, per latent and head, a rate at which inputs lose weight with
                 age, by which a fixed query tells new from old.
@@ -110,9 +112,9 @@ class CausalPerceiver(eqx.Module):
             query_dim=query_dim,
             query_heads=query_heads,
             mlp_widening=mlp_widening,
-            latent_window=1 if latent_window is None else latent_window,
             context_dim=1 if context_dim is None else context_dim,
         )
+        windows = windows_in_turn("latent_window", latent_window, num_layers)
         # Rotary positions turn a head's channels in pairs.
         check_multiples("twice `num_heads`", 2 * num_heads, latent_dim=latent_dim)
         check_multiples("`query_heads`", query_heads, query_dim=query_dim)
@@ -141,8 +143,8 @@ class CausalPerceiver(eqx.Module):
             num_layers,
             latent_dim,
             num_heads,
-            window=latent_window,
-            remat=latent_window is None if remat is None else remat,
+            window=windows,
+            remat=None in windows if remat is None else remat,
             mlp_widening=mlp_widening,
             gated_mlp=gated_mlp,
             qk_norm=qk_norm,
@@ -165,7 +167,8 @@ class CausalPerceiver(eqx.Module):
 
     @property
     def latent_window(self) -> int | None:
-        """How many steps a latent sees, its own included; `None` for all."""
+        """How many steps a latent sees in the layer where it sees the most, its own
+        included; `None` for all."""
         return self.processor.window
 
     def init_state(
@@ -187,17 +190,14 @@ class CausalPerceiver(eqx.Module):
             ValueError: if `latent_window` is `None` and `max_steps` is not
             given, or if a context is given to a model built without one.
         """
-        if self.latent_window is not None:
-            cache = self._cache(self.latent_window - 1, dtype)
-        elif max_steps is not None and max_steps >= 1:
-            cache = self._cache(max_steps, dtype)
-        else:
+        if self.latent_window is None and (max_steps is None or max_steps < 1):
             raise ValueError(
                 "`max_steps` must be at least 1 where `latent_window` is None, since "
                 f"every past latent is kept, got {max_steps}. Pass the number of steps "
                 "to come, or build the model with a finite `latent_window`."
             )
-        return self._state(context, cache)
+        kept = max_steps if self.latent_window is None else None
+        return self._state(context, self._caches(kept, dtype))
 
     def add_context(
         self, state: PerceiverState, context: Float[Array, "source context_dim"]
@@ -260,7 +260,7 @@ class CausalPerceiver(eqx.Module):
         if steps == 0:
             raise ValueError("`inputs` must hold at least 1 step, got none.")
         past_steps = state.steps
-        capacity = state.cache.capacity
+        capacity = max(cache.capacity for cache in state.caches)
         if self.latent_window is None and capacity:
             if steps > capacity:
                 raise ValueError(
@@ -276,9 +276,9 @@ class CausalPerceiver(eqx.Module):
             )
         keys = split_key(key)
         x, prefix = self.encoder(inputs, state.prefix, state.context, key=keys[0])
-        x, cache = self.processor(x, state.cache, past_steps, key=keys[1])
+        x, caches = self.processor(x, state.caches, past_steps, key=keys[1])
         count = count_on(past_steps, steps)
-        return PerceiverState(count, state.context, prefix, cache), x
+        return PerceiverState(count, state.context, prefix, caches), x
 
     def __call__(
         self,
@@ -310,18 +310,18 @@ class CausalPerceiver(eqx.Module):
     ) -> PerceiverState:
         """The state before the first step, without room for past latents: for a whole
         sequence, taken at once."""
-        return self._state(context, self._cache(0, dtype))
+        return self._state(context, self._caches(0, dtype))
 
-    def _cache(self, capacity: int, dtype: DTypeLike) -> KeyValueCache:
+    def _caches(self, most_steps: int | None, dtype: DTypeLike) -> Caches:
         rows = self.encoder.latents.shape[0]
-        return self.processor.empty_cache(capacity, rows, dtype)
+        return self.processor.empty_caches(rows, dtype, most_steps)
 
-    def _state(self, context: Array | None, cache: KeyValueCache) -> PerceiverState:
-        encoder, dtype = self.encoder, cache.keys.dtype
+    def _state(self, context: Array | None, caches: Caches) -> PerceiverState:
+        encoder, dtype = self.encoder, caches[0].keys.dtype
         seen = (
             encoder.empty_prefix(dtype)
             if context is None
             else encoder.read_context(context)
         )
         start, nothing = jnp.zeros((), jnp.int32), encoder.empty_prefix(dtype)
-        return PerceiverState(start, seen, nothing, cache)
+        return PerceiverState(start, seen, nothing, caches)

@@ -1,7 +1,7 @@
 """Processor: causal self-attention between the latents of all steps, layer by layer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -11,18 +11,20 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from .attention.softmax import ATTENDED
+from .checks import check_sizes
 from .layers import LayerNorm, SelfAttentionBlock
-from .state import KeyValueCache, empty_cache
+from .state import Caches, empty_cache
 
 
 class CausalProcessor(eqx.Module):
     """A stack of self-attention blocks under the seed's latent mask: the latents of a
-    step see each other, and those of the steps before as far as the window reaches."""
+    step see each other, and those of the steps before as far as the window of the layer
+    reaches."""
 
     blocks: SelfAttentionBlock
     norm: LayerNorm
     num_layers: int = eqx.field(static=True)
-    window: int | None = eqx.field(static=True)
+    windows: tuple[int | None, ...] = eqx.field(static=True)
     remat: bool = eqx.field(static=True)
 
     def __init__(
@@ -31,7 +33,7 @@ class CausalProcessor(eqx.Module):
         dim: int,
         num_heads: int,
         *,
-        window: int | None,
+        window: int | None | Sequence[int | None],
         remat: bool,
         mlp_widening: int = 4,
         gated_mlp: bool = False,
@@ -45,12 +47,14 @@ class CausalProcessor(eqx.Module):
             num_layers: blocks, at least 0. Their parameters are stacked.
             dim, num_heads, mlp_widening, gated_mlp, qk_norm, dropout,
                 attention_dropout: of a block.
-            window: how many steps a latent sees, its own included; `None` for all.
+            window: how many steps a latent sees, its own included; `None` for all. Of
+                several, which the layers take in turn, over and over.
             remat: keep of a layer only what its attention gave, for the backward pass,
                 and compute the rest again; without it, matrix products are kept too.
 
         Raises:
-            ValueError: if `dim` is not a multiple of twice `num_heads`.
+            ValueError: if `dim` is not a multiple of twice `num_heads`, or for a window
+                below 1.
         """
         if dim % (2 * num_heads):
             raise ValueError(
@@ -74,53 +78,120 @@ class CausalProcessor(eqx.Module):
         self.blocks = eqx.filter_vmap(block)(jr.split(key, num_layers))
         self.norm = LayerNorm(dim)
         self.num_layers = num_layers
-        self.window = window
+        self.windows = windows_in_turn("window", window, num_layers)
         self.remat = remat
 
-    def empty_cache(self, capacity: int, rows: int, dtype: DTypeLike) -> KeyValueCache:
-        """Caches of all layers, stacked, of `capacity` steps of `rows` latents."""
+    @property
+    def window(self) -> int | None:
+        """The widest of the windows; `None` if a layer sees all steps."""
+        return None if None in self.windows else max(filter(None, self.windows))
+
+    def empty_caches(
+        self, rows: int, dtype: DTypeLike, most_steps: int | None = None
+    ) -> Caches:
+        """The caches before the first step, of `rows` latents a step.
+
+        Args:
+            most_steps: there is room for the past steps that a window reaches, but for
+                no more than this. Needed where one reaches all; 0 to keep nothing.
+        """
         num_heads = self.blocks.heads.num_heads
-        return empty_cache(
-            capacity,
-            rows,
-            num_heads,
-            self.norm.scale.size // num_heads,
-            layers=(self.num_layers,),
-            dtype=dtype,
+        head_dim = self.norm.scale.size // num_heads
+        layers = (self.num_layers // len(self.windows),)
+
+        def capacity(window: int | None) -> int:
+            reach = None if window is None else window - 1
+            return min(most for most in (reach, most_steps) if most is not None)
+
+        return tuple(
+            empty_cache(
+                capacity(window), rows, num_heads, head_dim, layers=layers, dtype=dtype
+            )
+            for window in self.windows
         )
 
     @jax.named_scope("pqx.processor")
     def __call__(
         self,
         x: Float[Array, "steps rows dim"],
-        cache: KeyValueCache,
+        caches: Caches,
         past_steps: Int[Array, ""],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "steps rows dim"], KeyValueCache]:
+    ) -> tuple[Float[Array, "steps rows dim"], Caches]:
         """
         Args:
             x: the latents of the next steps.
-            cache: each layer's keys and values of the `past_steps` before them.
+            caches: each layer's keys and values of the `past_steps` before them.
 
         Returns:
             the processed latents, and the caches with these steps added.
         """
         if self.num_layers == 0:
-            return self.norm(x), cache
+            return self.norm(x), caches
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
         keys = None if key is None else jr.split(key, self.num_layers)
+        # A round is a layer of each window.
+        rounds = self.num_layers // len(self.windows)
+        of_rounds = jax.tree.map(
+            lambda x: x.reshape(rounds, -1, *x.shape[1:]), (arrays, keys)
+        )
 
-        def layer(x, of_layer):
-            arrays, index, key = of_layer
-            block, past = eqx.combine(arrays, static), cache.of_layer(index)
-            return block(x, past, past_steps, self.window, key=key)
+        def take_round(x, of_round):
+            index, of_layers = of_round
+            newest = []
+            for place, (window, cache) in enumerate(
+                zip(self.windows, caches, strict=True)
+            ):
 
-        layer = jax.checkpoint(layer, policy=_kept(self.remat), prevent_cse=False)
-        indices = jnp.arange(self.num_layers)
-        x, newest = lax.scan(layer, x, (arrays, indices, keys))
+                def layer(x, of_layer, window=window, cache=cache):
+                    arrays, key = of_layer
+                    block, past = eqx.combine(arrays, static), cache.of_layer(index)
+                    return block(x, past, past_steps, window, key=key)
+
+                of_layer = jax.tree.map(lambda x, place=place: x[place], of_layers)
+                layer = jax.checkpoint(
+                    layer, policy=_kept(self.remat), prevent_cse=False
+                )
+                x, of_cache = layer(x, of_layer)
+                newest.append(of_cache)
+            return x, newest
+
+        x, newest = lax.scan(take_round, x, (jnp.arange(rounds), of_rounds))
         # All layers' at once: then a cache that is donated is written in place.
-        return self.norm(x), cache.extend(*newest)
+        caches = tuple(
+            cache.extend(*of_cache)
+            for cache, of_cache in zip(caches, newest, strict=True)
+        )
+        return self.norm(x), caches
+
+
+def windows_in_turn(
+    name: str, window: int | None | Sequence[int | None], num_layers: int
+) -> tuple[int | None, ...]:
+    """The windows of as few layers as come again and again in a stack of this depth,
+    where the layers take the given ones in turn.
+
+    Args:
+        name: of the argument `window`, for the message.
+
+    Raises:
+        TypeError, ValueError: for no window at all, or one that is neither `None` nor a
+            whole number of at least 1.
+    """
+    given = tuple(window) if isinstance(window, Sequence) else (window,)
+    if not given:
+        raise ValueError(f"`{name}` must hold at least one window, got {window!r}.")
+    for one in given:
+        if one is not None:
+            check_sizes(**{name: one})
+    of_layers = [given[layer % len(given)] for layer in range(max(num_layers, 1))]
+    period = next(
+        count
+        for count in range(1, len(of_layers) + 1)
+        if of_layers == of_layers[:count] * (len(of_layers) // count)
+    )
+    return tuple(of_layers[:period])
 
 
 def _kept(remat: bool) -> Callable[..., bool]:

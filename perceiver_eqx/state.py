@@ -130,6 +130,10 @@ def empty_cache(
     return KeyValueCache(keys, values, jnp.zeros((), jnp.int32))
 
 
+# Of a stack of layers: one for each of the windows that they take in turn.
+Caches = tuple[KeyValueCache, ...]
+
+
 class State(eqx.Module):
     """What a model carries from step to step."""
 
@@ -147,10 +151,10 @@ class PerceiverState(State):
         context: what the latents see of the context, empty without one.
         prefix: what the latents have seen of the inputs, one average per latent and
             head whatever the length.
-        cache: each layer's keys and values of past latents.
+        caches: each layer's keys and values of past latents.
     """
 
     steps: Int[Array, ""]
     context: SoftmaxAverage
     prefix: SoftmaxAverage
-    cache: KeyValueCache
+    caches: Caches

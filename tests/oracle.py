@@ -107,12 +107,13 @@ def self_attention(processor, x, rows):
     """Causal self-attention between steps of so many rows: the seed's expression of the
     latent mask, and a window's band of it."""
     timesteps = len(x) // rows
-    square = np.tril(np.ones((rows, rows, timesteps, timesteps)))
-    if processor.window is not None:
-        square = square - np.tril(square, -processor.window)
-    mask = einops.rearrange(square, "c e t1 t2 -> (t1 c) (t2 e)")
     step = np.repeat(np.arange(timesteps), rows)
     for layer in range(processor.num_layers):
+        square = np.tril(np.ones((rows, rows, timesteps, timesteps)))
+        window = processor.windows[layer % len(processor.windows)]
+        if window is not None:
+            square = square - np.tril(square, -window)
+        mask = einops.rearrange(square, "c e t1 t2 -> (t1 c) (t2 e)")
         block = Layer(processor.blocks, layer)
         normed = norm(block.norm, x)
         query = root_mean_square(

@@ -36,6 +36,7 @@ def kind_of_model(kind, seed):
         ((3, False), {"gated_mlp": False, "qk_norm": False, "own_step": False}),
         ((1, True), {"input_layers": 0, "output_layers": 1, "local_window": 1}),
         ((3, False), {"input_layers": 1, "output_layers": 0, "recency": False}),
+        (((None, 2), False), {"local_window": (1, 5), "output_layers": 3}),
     ],
 )
 def test_it_is_its_description_written_out_in_float64(kind, options):
@@ -205,5 +206,5 @@ def test_a_dtype_by_any_name_is_kept_as_a_word():
 def test_a_state_can_be_donated():
     state = byte_lm(3).init_state()
     after = jax.jit(lambda s: s, donate_argnums=0)(state)
-    assert state.perceiver.cache.keys.is_deleted()
-    assert not after.perceiver.cache.keys.is_deleted()
+    assert state.perceiver.caches[0].keys.is_deleted()
+    assert not after.perceiver.caches[0].keys.is_deleted()

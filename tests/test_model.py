@@ -19,7 +19,7 @@ from tests.models import OUTPUTS, SOURCE, STEPS, perceiver, perceiver_inputs
 from tests.strategies import cuts, seeds
 
 
-WINDOWS = [None, 1, 3]
+WINDOWS = [None, 1, 3, (3, None)]
 # Window and context, of those tests that draw them.
 KINDS = [(None, True), (1, False), (3, True)]
 
@@ -164,17 +164,18 @@ def test_a_finite_window_streams_past_every_ring_with_a_state_of_constant_size()
 
 
 def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them():
-    processor = perceiver(3, remat=False).processor
-    with_remat = perceiver(3, remat=True).processor
+    windows = 2, None, 3
+    processor = perceiver(windows, num_layers=6, remat=False).processor
+    with_remat = perceiver(windows, num_layers=6, remat=True).processor
     x = jnp.asarray(np.random.default_rng(0).normal(size=(STEPS, 2, 8)), jnp.float32)
-    cache = processor.empty_cache(0, 2, x.dtype)
+    caches = processor.empty_caches(2, x.dtype, 0)
     start = jnp.zeros((), jnp.int32)
 
     @eqx.filter_jit
     @eqx.filter_value_and_grad
     def by_scan(arguments):
         processor, x = arguments
-        return jnp.sum(processor(x, cache, start)[0] ** 3)
+        return jnp.sum(processor(x, caches, start)[0] ** 3)
 
     @eqx.filter_jit
     @eqx.filter_value_and_grad
@@ -185,13 +186,14 @@ def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them():
                 lambda leaf: leaf[i] if eqx.is_array(leaf) else leaf,  # noqa: B023
                 processor.blocks,
             )
-            x, _ = block(x, cache.of_layer(i), start, processor.window)
+            window, cache = windows[i % 3], caches[i % 3].of_layer(i // 3)
+            x, _ = block(x, cache, start, window)
         return jnp.sum(processor.norm(x) ** 3)
 
     expected = by_loop((processor, x))
     assert_gradients_close(by_scan((processor, x)), expected)
     assert_gradients_close(by_scan((with_remat, x)), expected)
-    assert "remat" in str(jax.make_jaxpr(lambda x: with_remat(x, cache, start)[0])(x))
+    assert "remat" in str(jax.make_jaxpr(lambda x: with_remat(x, caches, start)[0])(x))
 
 
 def test_dtype_in_is_dtype_out():

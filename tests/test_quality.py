@@ -84,7 +84,7 @@ def test_the_perceiver_ar_attends_as_a_dense_mask_says():
         attended = jnp.einsum("hqk,khd->qhd", jax.nn.softmax(scores), values)
         x = model.cross.finish(x, attended)[24:]
         start = jnp.zeros((), jnp.int32)
-        nothing = model.processor.empty_cache(0, 1, x.dtype)
+        nothing = model.processor.empty_caches(1, x.dtype, 0)
         x = model.processor(x[:, None], nothing, start)[0][:, 0]
         return jax.nn.log_softmax(model.logits(x))
 

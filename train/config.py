@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from perceiver_eqx.adapters.local import local_sizes
+from perceiver_eqx.processor import windows_in_turn
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class ModelConfig:
     """Self-attention layers between the latents."""
     num_heads: int = 4
     """Heads of every attention over the inputs and between latents."""
-    latent_window: int | None = 64
-    """How many steps a latent sees, its own included; None for all."""
+    latent_window: int | None | tuple[int | None, ...] = 64
+    """How many steps a latent sees, its own included; None for all. Of several, which
+    the layers take in turn."""
     token_dim: int | None = None
     """Channels of a byte on its way into the Perceiver; None for
     latent-dim / bytes-per-step, but at least 32."""
@@ -31,8 +33,9 @@ class ModelConfig:
     """Channels of the local layers; None for as many a head as latents have."""
     local_heads: int | None = 2
     """Heads of the local layers; None for three quarters of num-heads."""
-    local_window: int = 64
-    """How many bytes a byte sees in a local layer, itself included."""
+    local_window: int | tuple[int, ...] = 64
+    """How many bytes a byte sees in a local layer, itself included. Of several, which
+    the layers take in turn."""
     input_layers: int = 1
     """Local layers before the Perceiver."""
     output_layers: int = 1
@@ -58,10 +61,10 @@ class ModelConfig:
 
     def __post_init__(self):
         _at_least(1, self, "bytes_per_step", "num_latents", "latent_dim", "num_layers")
-        _at_least(1, self, "num_heads", "local_window", "mlp_widening")
+        _at_least(1, self, "num_heads", "mlp_widening")
         _at_least(0, self, "input_layers", "output_layers")
-        if self.latent_window is not None:
-            _at_least(1, self, "latent_window")
+        for name in ("latent_window", "local_window"):
+            windows_in_turn(name, getattr(self, name), 1)
         if self.token_dim is not None:
             _at_least(1, self, "token_dim")
         local_sizes(self.latent_dim, self.num_heads, self.local_dim, self.local_heads)
@@ -245,6 +248,8 @@ def to_json(config: TrainConfig) -> dict:
     def leaf(value):
         if isinstance(value, dict):
             return plain(value)
+        if isinstance(value, tuple):
+            return list(value)
         return str(value) if isinstance(value, Path) else value
 
     return plain(dataclasses.asdict(config))

@@ -1,5 +1,7 @@
 """`ByteLM`: a language model over bytes, of a `CausalPerceiver` and byte adapters."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 from ..checks import check_multiples, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
+from ..processor import windows_in_turn
 from ..state import PerceiverState
 from .byte_state import ByteState
 from .bytes import ByteContext, ByteInput, ByteOutput
@@ -42,11 +45,11 @@ class ByteLM(eqx.Module):
         latent_dim: int,
         num_layers: int,
         num_heads: int,
-        latent_window: int | None = None,
+        latent_window: int | None | Sequence[int | None] = None,
         token_dim: int | None = None,
         local_dim: int | None = None,
         local_heads: int | None = None,
-        local_window: int = 256,
+        local_window: int | Sequence[int] = 256,
         input_layers: int = 2,
         output_layers: int = 3,
         use_context: bool = False,
@@ -75,6 +78,8 @@ class ByteLM(eqx.Module):
                 is read of the latents; `None` for three quarters of `num_heads`, as
                 wide as those are.
             local_window: how many bytes a byte sees in a local layer, itself included.
+                Of several, which the layers before the Perceiver take in turn, and so
+                do those after it.
             input_layers, output_layers: local layers before and after the Perceiver,
                 at least 0.
             use_context: whether a context of bytes can be given. Without one, such a
@@ -87,6 +92,10 @@ class ByteLM(eqx.Module):
             ValueError: as `CausalPerceiver` does, and for an unknown dtype.
         """
         dtype = getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)
+        if isinstance(latent_window, Sequence):
+            latent_window = tuple(latent_window)
+        if isinstance(local_window, Sequence):
+            local_window = tuple(local_window)
         arguments = {
             name: value
             for name, value in locals().items()
@@ -95,9 +104,9 @@ class ByteLM(eqx.Module):
         self._hyperparameters = tuple(arguments.items())
         check_sizes(
             bytes_per_step=bytes_per_step,
-            local_window=local_window,
             mlp_widening=mlp_widening,
         )
+        windows_in_turn("local_window", local_window, 1)
         check_sizes(0, input_layers=input_layers, output_layers=output_layers)
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             raise ValueError(
@@ -172,7 +181,8 @@ class ByteLM(eqx.Module):
 
     @property
     def latent_window(self) -> int | None:
-        """How many steps a latent sees, its own included; `None` for all."""
+        """How many steps a latent sees in the layer where it sees the most, its own
+        included; `None` for all."""
         return self.perceiver.latent_window
 
     def __call__(

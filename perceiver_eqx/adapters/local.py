@@ -1,5 +1,7 @@
 """Layers over single bytes, which see some bytes back, across the borders of steps."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
@@ -7,7 +9,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 from ..checks import check_multiples, check_sizes
 from ..positions import count_on
 from ..processor import CausalProcessor
-from ..state import KeyValueCache, State
+from ..state import Caches, State
 
 
 def local_sizes(
@@ -40,11 +42,11 @@ class LocalState(State):
 
     Attributes:
         seen: how many there were; goes back as `PerceiverState.steps` does.
-        cache: each layer's keys and values of those that the window reaches.
+        caches: each layer's keys and values of those that the window reaches.
     """
 
     seen: Int[Array, ""]
-    cache: KeyValueCache
+    caches: Caches
 
 
 class LocalLayers(eqx.Module):
@@ -67,7 +69,7 @@ class LocalLayers(eqx.Module):
         dim: int,
         num_heads: int,
         *,
-        window: int,
+        window: int | Sequence[int],
         mlp_widening: int = 4,
         gated_mlp: bool = False,
         qk_norm: bool = False,
@@ -79,7 +81,8 @@ class LocalLayers(eqx.Module):
         Args:
             num_layers, dim, num_heads, mlp_widening, gated_mlp, qk_norm, dropout,
                 remat: as in `CausalProcessor`; without layers, only a norm is left.
-            window: how many bytes a byte sees, itself included, at least 1.
+            window: how many bytes a byte sees, itself included, at least 1. Of
+                several, which the layers take in turn.
         """
         self.processor = CausalProcessor(
             num_layers,
@@ -101,10 +104,8 @@ class LocalLayers(eqx.Module):
             dtype: of what is to come.
             keep: make room for past bytes; without it, for a sequence taken at once.
         """
-        window = self.processor.window
-        assert window is not None
-        cache = self.processor.empty_cache(window - 1 if keep else 0, 1, dtype)
-        return LocalState(jnp.zeros((), jnp.int32), cache)
+        caches = self.processor.empty_caches(1, dtype, None if keep else 0)
+        return LocalState(jnp.zeros((), jnp.int32), caches)
 
     def __call__(
         self,
@@ -115,6 +116,6 @@ class LocalLayers(eqx.Module):
     ) -> tuple[Float[Array, "*bytes dim"], LocalState]:
         """The next bytes, in order over the leading axes, and the state after them."""
         rows = x.reshape(-1, 1, x.shape[-1])
-        y, cache = self.processor(rows, state.cache, state.seen, key=key)
+        y, caches = self.processor(rows, state.caches, state.seen, key=key)
         count = count_on(state.seen, rows.shape[0])
-        return y.reshape(x.shape), LocalState(count, cache)
+        return y.reshape(x.shape), LocalState(count, caches)

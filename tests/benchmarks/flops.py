@@ -6,6 +6,7 @@ import jax
 
 from perceiver_eqx import ByteLM
 from perceiver_eqx.layers import Linear
+from perceiver_eqx.processor import CausalProcessor
 
 
 def train_step_flops(model: ByteLM, num_bytes: int) -> int:
@@ -29,14 +30,11 @@ def train_step_flops(model: ByteLM, num_bytes: int) -> int:
     )
     # A pair is two products of a head's width, over all heads.
     attention = 2 * (
-        perceiver.processor.num_layers
-        * latents**2
-        * pairs(steps, model.latent_window)
-        * dim
+        latents**2 * _pairs_of_layers(perceiver.processor, steps) * dim
         + tokens * latents * dim
         + tokens * latents * decoder.queries.shape[1]
         + sum(
-            layers.num_layers * pairs(tokens, layers.window) * layers.norm.scale.size
+            _pairs_of_layers(layers, tokens) * layers.norm.scale.size
             for layers in local
         )
     )
@@ -53,6 +51,12 @@ def pairs(steps: int, window: int | None) -> int:
     """Pairs of steps, the second seen by the first."""
     window = steps if window is None else min(window, steps)
     return window * (window + 1) // 2 + (steps - window) * window
+
+
+def _pairs_of_layers(processor: CausalProcessor, steps: int) -> int:
+    """Pairs of all layers, each with its own window."""
+    rounds = processor.num_layers // len(processor.windows)
+    return rounds * sum(pairs(steps, window) for window in processor.windows)
 
 
 def num_parameters(model: ByteLM) -> int:

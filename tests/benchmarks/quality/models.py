@@ -309,7 +309,7 @@ def _run(
 ) -> Float[Array, "rows dim"]:
     """A row as a whole, from its beginning: nothing is kept."""
     start = jnp.zeros((), jnp.int32)
-    return stack(x[:, None], stack.empty_cache(0, 1, x.dtype), start, key=key)[0][:, 0]
+    return stack(x[:, None], stack.empty_caches(1, x.dtype, 0), start, key=key)[0][:, 0]
 
 
 def _delayed(data: UInt8[Array, " bytes"], by: int = 1) -> Int[Array, " bytes"]:
