@@ -1,8 +1,9 @@
-"""Decoder: output queries that read anything out of the latents of a step."""
+"""Decoders: how outputs are read out of the latents of a step."""
 
 import equinox as eqx
 import jax
 import jax.random as jr
+from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .attention.attend import attend
@@ -68,3 +69,44 @@ class QueryDecoder(eqx.Module):
             self.cross.queries(queries), keys, values
         )
         return self.output(self.cross.finish(queries, attended, key=key))
+
+
+class PlaceDecoder(eqx.Module):
+    """A linear map of the step's latents for each of its outputs: what a place reads
+    does not depend on a softmax, and costs less than a query and an MLP.
+
+    Source:
+        Yu et al., "MEGABYTE" (2023), §2.2, whose global model feeds its local one so.
+    """
+
+    output: Linear
+    num_outputs: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        num_outputs: int,
+        output_dim: int,
+        *,
+        num_latents: int,
+        latent_dim: int,
+        key: PRNGKeyArray,
+    ):
+        """
+        Args:
+            num_outputs, output_dim: outputs of a step and their channels.
+            num_latents, latent_dim: of a step.
+        """
+        width = num_latents * latent_dim
+        self.output = Linear(width, num_outputs * output_dim, key=key)
+        self.num_outputs = num_outputs
+
+    @jax.named_scope("pqx.decoder")
+    def __call__(
+        self,
+        latents: Float[Array, "steps latents latent_dim"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "steps outputs output_dim"]:
+        """The outputs of each step. There is nothing to drop: `key` is not used."""
+        outputs = self.output(rearrange(latents, "t c d -> t (c d)"))
+        return rearrange(outputs, "t (o d) -> t o d", o=self.num_outputs)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
 
 from .attention.attend import attend_average
 from .attention.dense import state_dtype
@@ -119,6 +119,7 @@ class CausalEncoder(eqx.Module):
         prefix: SoftmaxAverage,
         context: SoftmaxAverage,
         *,
+        mask: Bool[Array, "steps tokens"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps latents latent_dim"], SoftmaxAverage]:
         """
@@ -126,14 +127,17 @@ class CausalEncoder(eqx.Module):
             inputs: the tokens of the next steps.
             prefix: what was seen of the steps before.
             context: what is seen of the context.
+            mask: which of the tokens are there, in steps of fewer tokens; `None` for
+                all.
 
         Returns:
             the latents of these steps, and what was seen up to the last.
         """
         token_key, cross_key = split_key(key)
-        keep = None
+        keep = mask
         if token_key is not None and self.token_dropout:
             keep = jr.bernoulli(token_key, 1 - self.token_dropout, inputs.shape[:2])
+            keep = keep if mask is None else keep & mask
         latents = self.latents.astype(inputs.dtype)
         keys, values = self.cross.keys_values(inputs)
         attended, prefix = prefix_attend(
@@ -147,6 +151,8 @@ class CausalEncoder(eqx.Module):
         )
         x = self.cross.finish(latents, attended, key=cross_key)
         if self.own_step is not None:
+            if mask is not None:
+                inputs = jnp.where(mask[..., None], inputs, 0)
             own = self.own_step(inputs.reshape(inputs.shape[0], -1))
             x = x + own.reshape(x.shape)
         return x, prefix

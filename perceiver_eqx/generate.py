@@ -1,6 +1,7 @@
 """Generation: one byte after the other, from a state that never looks back."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import cast
 
 import equinox as eqx
@@ -171,7 +172,7 @@ def _begun(text: bytearray, stops: Sequence[bytes]) -> int:
     return next((n for n in lengths if any(text.endswith(one[:n]) for one in stops)), 0)
 
 
-class _Row(eqx.Module):
+class Row(eqx.Module):
     """A continuation: where it stands, the newest bytes, how many steps were drawn."""
 
     state: ByteState
@@ -179,10 +180,10 @@ class _Row(eqx.Module):
     steps: Int[Array, ""]
 
 
-def _rows(model: ByteLM, prompts: Sequence[Symbols], *arguments) -> list[_Row]:
+def _rows(model: ByteLM, prompts: Sequence[Symbols], *arguments) -> list[Row]:
     read = read_prompts(model, prompts, *arguments)
     return [
-        _Row(state, jnp.asarray(recent), jnp.zeros((), jnp.int32))
+        Row(state, jnp.asarray(recent), jnp.zeros((), jnp.int32))
         for state, recent in read
     ]
 
@@ -190,7 +191,7 @@ def _rows(model: ByteLM, prompts: Sequence[Symbols], *arguments) -> list[_Row]:
 def _draw(
     model: ByteLM,
     rules: Rules,
-    rows: Sequence[_Row],
+    rows: Sequence[Row],
     keys: Array,
     num_bytes: int,
 ) -> Iterator[list[bytes]]:
@@ -220,25 +221,32 @@ def _draw(
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _draw_step(fixed: tuple[ByteLM, Rules, Array], rows: _Row):
-    """The bytes of a step of every row: those it has, and the others drawn."""
+def _draw_step(fixed: tuple[ByteLM, Rules, Array], rows: Row):
+    """`draw_step` for every row."""
     model, rules, keys = fixed
+    return jax.vmap(partial(draw_step, model, rules))(rows, keys)
 
-    def draw_step(row: _Row, key: PRNGKeyArray):
-        state, given = row.state, row.state.unfinished
-        after, step = begin_step(model, state)
 
-        def draw_byte(carry, of_byte):
-            step, recent = carry
-            position, given, key = of_byte
-            step, logits = predict(model, step, position)
-            byte = jnp.where(given >= 0, given, rules.draw(logits, recent, key))
-            step = put(model, step, position, byte)
-            return (step, jnp.append(recent[1:], byte)), byte
+def draw_step(
+    model: ByteLM, rules: Rules, row: Row, key: PRNGKeyArray
+) -> tuple[Row, Int[Array, " bytes_per_step"]]:
+    """The bytes of the next step: those that are given already, and the others drawn.
 
-        keys = jr.split(jr.fold_in(key, row.steps), given.size)
-        of_bytes = jnp.arange(given.size), given, keys
-        (step, recent), drawn = lax.scan(draw_byte, (step, row.recent), of_bytes)
-        return _Row(end_step(after, step), recent, row.steps + 1), drawn
+    Args:
+        key: the same for all steps of a row.
+    """
+    state, given = row.state, row.state.unfinished
+    after, step = begin_step(model, state)
 
-    return jax.vmap(draw_step)(rows, keys)
+    def draw_byte(carry, of_byte):
+        step, recent = carry
+        position, given, key = of_byte
+        step, logits = predict(model, step, position)
+        byte = jnp.where(given >= 0, given, rules.draw(logits, recent, key))
+        step = put(model, step, position, byte)
+        return (step, jnp.append(recent[1:], byte)), byte
+
+    keys = jr.split(jr.fold_in(key, row.steps), given.size)
+    of_bytes = jnp.arange(given.size), given, keys
+    (step, recent), drawn = lax.scan(draw_byte, (step, row.recent), of_bytes)
+    return Row(end_step(after, step), recent, row.steps + 1), drawn

@@ -1,6 +1,7 @@
 """`CausalPerceiver`: encoder, processor and decoder, and the one function of time."""
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -15,12 +16,15 @@ from .checks import (
     check_shape,
     check_sizes,
 )
-from .decoder import QueryDecoder
+from .decoder import PlaceDecoder, QueryDecoder
 from .encoder import CausalEncoder
 from .layers import split_key
 from .positions import count_on
 from .processor import CausalProcessor, windows_in_turn
 from .state import Caches, PerceiverState
+
+
+Readout = Literal["queries", "places"]
 
 
 class CausalPerceiver(eqx.Module):
@@ -37,7 +41,7 @@ class CausalPerceiver(eqx.Module):
 
     encoder: CausalEncoder
     processor: CausalProcessor
-    decoder: QueryDecoder
+    decoder: QueryDecoder | PlaceDecoder
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class CausalPerceiver(eqx.Module):
         context_dim: int | None = None,
         recency: bool = True,
         own_step: bool = True,
+        readout: Readout = "queries",
         query_residual: bool = True,
         mlp_widening: int = 4,
         gated_mlp: bool = False,
@@ -83,6 +88,8 @@ class CausalPerceiver(eqx.Module):
             recency: learn, per latent and head, a rate at which inputs lose weight with
                 age, by which a fixed query tells new from old.
             own_step: add a projection of the step's own tokens to its latents.
+            readout: how outputs are read from a step's latents: `"queries"` for output
+                queries that attend them, `"places"` for a linear map for each place.
             query_residual: add the output queries to what they read.
             mlp_widening: hidden channels of the MLPs over their width.
             gated_mlp: gate the MLPs, as in `MLP`.
@@ -96,7 +103,7 @@ class CausalPerceiver(eqx.Module):
 
         Raises:
             ValueError: for sizes below 1, heads that do not divide a width, a
-            window below 1, a probability outside [0, 1).
+            window below 1, a probability outside [0, 1), an unknown readout.
         """
         query_dim = latent_dim if query_dim is None else query_dim
         query_heads = num_heads if query_heads is None else query_heads
@@ -114,6 +121,10 @@ class CausalPerceiver(eqx.Module):
             mlp_widening=mlp_widening,
             context_dim=1 if context_dim is None else context_dim,
         )
+        if readout not in get_args(Readout):
+            raise ValueError(
+                f"`readout` must be among {get_args(Readout)}, got {readout!r}."
+            )
         windows = windows_in_turn("latent_window", latent_window, num_layers)
         # Rotary positions turn a head's channels in pairs.
         check_multiples("twice `num_heads`", 2 * num_heads, latent_dim=latent_dim)
@@ -152,18 +163,27 @@ class CausalPerceiver(eqx.Module):
             attention_dropout=attention_dropout,
             key=processor_key,
         )
-        self.decoder = QueryDecoder(
-            outputs_per_step,
-            query_dim,
-            output_dim,
-            latent_dim=latent_dim,
-            num_heads=query_heads,
-            mlp_widening=mlp_widening,
-            gated_mlp=gated_mlp,
-            query_residual=query_residual,
-            dropout=dropout,
-            key=decoder_key,
-        )
+        if readout == "places":
+            self.decoder = PlaceDecoder(
+                outputs_per_step,
+                output_dim,
+                num_latents=num_latents,
+                latent_dim=latent_dim,
+                key=decoder_key,
+            )
+        else:
+            self.decoder = QueryDecoder(
+                outputs_per_step,
+                query_dim,
+                output_dim,
+                latent_dim=latent_dim,
+                num_heads=query_heads,
+                mlp_widening=mlp_widening,
+                gated_mlp=gated_mlp,
+                query_residual=query_residual,
+                dropout=dropout,
+                key=decoder_key,
+            )
 
     @property
     def latent_window(self) -> int | None:

@@ -337,8 +337,8 @@ MUTANTS = (
     Mutant(
         "generation: every step drawn by the same key",
         "perceiver_eqx/generate.py",
-        "return _Row(after, recent, row.steps + 1), drawn",
-        "return _Row(after, recent, row.steps), drawn",
+        "return Row(end_step(after, step), recent, row.steps + 1), drawn",
+        "return Row(end_step(after, step), recent, row.steps), drawn",
         GENERATE + "test_every_step_is_drawn_by_a_key_of_its_own",
     ),
     Mutant(

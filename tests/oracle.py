@@ -59,6 +59,9 @@ def causal_perceiver(model, inputs, context=None):
         x = x + own.reshape(x.shape)
 
     x = self_attention(processor, x, latent_count)
+    if hasattr(decoder, "num_outputs"):
+        y = linear(decoder.output, x.reshape(timesteps, -1))
+        return y.reshape(timesteps, decoder.num_outputs, -1)
 
     # Output queries of a step read the latents of that step: (t1 o) rows.
     cross = decoder.cross

@@ -45,6 +45,7 @@ def test_it_is_the_seed_written_out_literally(window, context):
         {"recency": False, "own_step": False},
         {"query_residual": False, "num_latents": 1, "num_layers": 1},
         {"gated_mlp": True, "qk_norm": True, "query_dim": 6, "query_heads": 3},
+        {"readout": "places", "num_latents": 3},
     ],
 )
 def test_options_are_the_seed_written_out_literally(options):
@@ -295,6 +296,9 @@ def test_another_number_of_tokens_is_refused_with_the_shape():
         ),
         ({"query_dim": 7}, "`query_dim` must be a multiple of 2"),
         ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\), got 1.0"),
+        ({"latent_window": ()}, "`latent_window` must hold at least one window"),
+        ({"latent_window": (4, 0)}, "`latent_window` must be at least 1, got 0"),
+        ({"readout": "query"}, "`readout` must be among"),
     ],
 )
 def test_bad_sizes_are_refused_by_name(change, message):

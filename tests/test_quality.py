@@ -37,6 +37,9 @@ SMALL = {
     "tiny-perceiver-ar": "tiny-perceiver-ar:dim=16,context=32,targets=8",
     "tiny-patch": "tiny-patch:dim=16,local_dim=16,context=32",
     "tiny-combined": "tiny-combined:latent_dim=16,context=32",
+    "tiny-variant": "tiny-variant:latent_dim=16,context=32,look_window=2,"
+    "read_window=None,tied=True,half_lives=(1,8),residual_scale=1.0",
+    "tiny-words": "tiny-words:latent_dim=16,context=32",
 }
 
 
@@ -90,6 +93,49 @@ def test_the_perceiver_ar_attends_as_a_dense_mask_says():
 
     log_probs = dense(symbols)[np.arange(8), data[24:]]
     assert_close(compiled(model)(data), -log_probs / np.log(2))
+
+
+def test_steps_end_at_the_first_byte_of_a_block_that_is_of_no_word_or_at_its_last():
+    model = small("tiny-words")
+    data = np.frombuffer(
+        b"of no word, or noneatall \xc3\xa4\xc3\xb6\xc3\xbc ", np.uint8
+    )
+    np.testing.assert_array_equal(model.ends(data), [2, 8 + 2, 16 + 7, 31])
+
+
+def test_word_steps_without_words_are_the_combined_model():
+    """Of its tables and maps for up to 15 places, the first 8 do the work."""
+    words, combined = small("tiny-words", ",rule=never"), small("tiny-combined")
+
+    def sliced(byte_lm):
+        table, perceiver = byte_lm.inputs.positions.table, byte_lm.perceiver
+        own, output = perceiver.encoder.own_step, perceiver.decoder.output
+        dim = table.shape[1]
+        return (
+            table[:8],
+            own.weight.reshape(15, -1, own.weight.shape[1])[:8].reshape(8 * 32, -1),
+            output.weight.reshape(-1, 15, dim)[:, :8].reshape(-1, 8 * dim),
+            output.bias.reshape(15, dim)[:8].ravel(),
+        )
+
+    def places(byte_lm):
+        perceiver = byte_lm.perceiver
+        output = perceiver.decoder.output
+        own = perceiver.encoder.own_step
+        return byte_lm.inputs.positions.table, own.weight, output.weight, output.bias
+
+    arrays = jax.tree.leaves(eqx.filter(words.byte_lm, eqx.is_array))
+    same = eqx.combine(
+        jax.tree.unflatten(
+            jax.tree.structure(eqx.filter(combined.byte_lm, eqx.is_array)), arrays
+        ),
+        combined.byte_lm,
+    )
+    same = eqx.tree_at(places, same, sliced(words.byte_lm))
+    same = eqx.tree_at(lambda m: m.byte_lm, combined, same)
+    data = data_of(32)
+    expected = np.asarray(compiled(same)(data))
+    assert_close(compiled(words)(data), expected)
 
 
 def test_operations_of_a_transformer_are_those_counted_by_hand():
@@ -179,7 +225,7 @@ def test_windows_hold_nothing_of_what_is_held_out():
 
 def test_models_of_two_contexts_see_the_same_bytes_in_the_same_order():
     windows = Windows(cut(data_of(40_000)).train, window=512, seed=1)
-    short, long = windows.batches(4, 128), windows.batches(4, 512)
+    short, long = windows.batches(16, 128), windows.batches(4, 512)
     for _ in range(30):  # more than an epoch
         one, other = next(short), next(long)
         assert one.shape == (16, 128)

@@ -44,6 +44,8 @@ class ModelConfig:
     """Learn how fast inputs lose weight with age."""
     own_step: bool = True
     """Add a projection of a step's own bytes to its latents."""
+    readout: Literal["queries", "places"] = "places"
+    """How bytes read the latents: output queries, or a linear map for each place."""
     mlp_widening: int = 4
     """Hidden channels of the MLPs over their width."""
     gated_mlp: bool = True
@@ -104,8 +106,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warm-up, cosine decay and clipping."""
+    """Muon or AdamW, with warm-up, cosine decay and clipping."""
 
+    name: Literal["muon", "adamw"] = "muon"
+    """Muon for the hidden matrices and AdamW for all else, or AdamW alone."""
     learning_rate: float = 8e-3
     """The highest rate, reached after the warm-up."""
     final_share: float = 0.1
@@ -115,9 +119,9 @@ class OptimConfig:
     weight_decay: float = 0.1
     """Decay of the matrices; biases, norms and tables have none."""
     b1: float = 0.9
-    """Decay of the mean of gradients."""
+    """Decay of AdamW's mean of gradients."""
     b2: float = 0.98
-    """Decay of the mean of squared gradients."""
+    """Decay of AdamW's mean of squared gradients."""
     clip_norm: float = 1.0
     """Largest global norm of a gradient."""
 

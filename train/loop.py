@@ -34,8 +34,9 @@ from .data.windows import training_batches, validation_batches
 from .evaluate import evaluate
 from .loss import Loss, batch_bits
 from .metrics import MetricsLog, plot_losses, read_metrics
+from .optim import adamw, muon
 from .report import Reporter
-from .step import TrainState, adamw, init_train_state, train_step
+from .step import TrainState, init_train_state, train_step
 
 
 def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> ByteLM:
@@ -181,7 +182,8 @@ def _schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 def _optimizer(
     optim: OptimConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    return adamw(
+    make = {"muon": muon, "adamw": adamw}[optim.name]
+    return make(
         schedule,
         b1=optim.b1,
         b2=optim.b2,

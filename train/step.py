@@ -4,7 +4,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 import optax
 from jax import lax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
@@ -26,38 +25,6 @@ def init_train_state(model: ByteLM, optim: optax.GradientTransformation) -> Trai
     """The state before the first step."""
     opt_state = optim.init(eqx.filter(model, eqx.is_inexact_array))
     return TrainState(model, opt_state, jnp.zeros((), jnp.int32))
-
-
-def adamw(
-    schedule: optax.Schedule,
-    *,
-    b1: float,
-    b2: float,
-    weight_decay: float,
-    clip_norm: float,
-) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; only matrices decay.
-
-    Args:
-        schedule: learning rate by step.
-        b1, b2: decay of the two means, in [0, 1).
-        weight_decay: at least 0, times the learning rate.
-        clip_norm: above 0.
-    """
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.adamw(schedule, b1, b2, weight_decay=weight_decay, mask=is_matrix),
-    )
-
-
-def is_matrix(params: PyTree) -> PyTree:
-    """True for the weights of linear maps, false for biases, norms, tables, rates.
-
-    Told by name: the parameters of stacked layers have one axis more than their own.
-    """
-    return jtu.tree_map_with_path(
-        lambda path, _: jtu.keystr(path[-1:], simple=True) == "weight", params
-    )
 
 
 def train_step(

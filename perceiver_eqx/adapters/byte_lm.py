@@ -11,7 +11,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..checks import check_multiples, check_shape, check_sizes
 from ..layers import split_key
-from ..model import CausalPerceiver
+from ..model import CausalPerceiver, Readout
 from ..processor import windows_in_turn
 from ..state import PerceiverState
 from .byte_state import ByteState
@@ -55,6 +55,7 @@ class ByteLM(eqx.Module):
         use_context: bool = False,
         recency: bool = True,
         own_step: bool = True,
+        readout: Readout = "places",
         mlp_widening: int = 4,
         gated_mlp: bool = True,
         qk_norm: bool = True,
@@ -69,7 +70,7 @@ class ByteLM(eqx.Module):
         Args:
             bytes_per_step: bytes that make a step, at least 1.
             num_latents, latent_dim, num_layers, num_heads, latent_window,
-                recency, own_step, mlp_widening, gated_mlp, qk_norm, dropout,
+                recency, own_step, readout, mlp_widening, gated_mlp, qk_norm, dropout,
                 attention_dropout, token_dropout, remat: as in `CausalPerceiver`;
                 local layers compute their products again if `remat` is true.
             token_dim: channels of a byte on its way into the Perceiver; `None` for
@@ -159,6 +160,7 @@ class ByteLM(eqx.Module):
             context_dim=token_dim if use_context else None,
             recency=recency,
             own_step=own_step,
+            readout=readout,
             mlp_widening=mlp_widening,
             gated_mlp=gated_mlp,
             qk_norm=qk_norm,

@@ -5,13 +5,17 @@ import equinox as eqx
 import jax
 
 from perceiver_eqx import ByteLM
+from perceiver_eqx.decoder import QueryDecoder
 from perceiver_eqx.layers import Linear
 from perceiver_eqx.processor import CausalProcessor
 
 
-def train_step_flops(model: ByteLM, num_bytes: int) -> int:
-    """Floating-point operations of one step on one sequence of so many bytes."""
-    steps = num_bytes // model.bytes_per_step
+def train_step_flops(
+    model: ByteLM, num_bytes: int, num_steps: int | None = None
+) -> int:
+    """Floating-point operations of one step on one sequence of so many bytes, which
+    make so many steps of the model: `None` for as many as `bytes_per_step` says."""
+    steps = num_bytes // model.bytes_per_step if num_steps is None else num_steps
     perceiver = model.perceiver
     encoder, decoder = perceiver.encoder, perceiver.decoder
     latents, dim = encoder.latents.shape
@@ -21,23 +25,27 @@ def train_step_flops(model: ByteLM, num_bytes: int) -> int:
     linear = (
         rows * weights(perceiver.processor)
         + rows * weights((encoder.cross.heads.output, encoder.cross.mlp))
-        + rows * weights((decoder.cross.heads.key, decoder.cross.heads.value))
         + steps * weights(encoder.own_step)
         + tokens * weights((encoder.cross.heads.key, encoder.cross.heads.value))
-        + tokens * weights((decoder.cross.heads.output, decoder.cross.mlp))
-        + tokens * weights((decoder.output, local))
+        + tokens * weights(local)
         + tokens * weights((model.inputs.tokens, model.outputs.logits))
     )
     # A pair is two products of a head's width, over all heads.
     attention = 2 * (
         latents**2 * _pairs_of_layers(perceiver.processor, steps) * dim
         + tokens * latents * dim
-        + tokens * latents * decoder.queries.shape[1]
         + sum(
             _pairs_of_layers(layers, tokens) * layers.norm.scale.size
             for layers in local
         )
     )
+    if isinstance(decoder, QueryDecoder):
+        cross = decoder.cross
+        linear += rows * weights((cross.heads.key, cross.heads.value))
+        linear += tokens * weights((cross.heads.output, cross.mlp, decoder.output))
+        attention += 2 * tokens * latents * decoder.queries.shape[1]
+    else:
+        linear += steps * weights(decoder)
     return 3 * 2 * (linear + attention)
 
 

@@ -4,6 +4,7 @@ import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
@@ -113,10 +114,10 @@ class Windows:
         return [windows[place] for place in rng.permutation(len(windows))]
 
     def batches(
-        self, batch_windows: int, context: int
+        self, batch_rows: int, context: int
     ) -> Iterator[UInt8[np.ndarray, "rows context"]]:
         """Batches without end. Each window is cut into rows of the context, so that
-        models of different contexts see the same bytes at each step.
+        models of different contexts see the same bytes in the same order.
 
         Raises:
             ValueError: if the context does not divide the window.
@@ -126,14 +127,10 @@ class Windows:
                 f"`context` must divide the window, got {context} for a window of "
                 f"{self.window}. Pass another --window."
             )
-        waiting: list[Text] = []
-        number = 0
+        windows = chain.from_iterable(map(self.epoch, count()))
+        rows = (row for window in windows for row in window.reshape(-1, context))
         while True:
-            while len(waiting) < batch_windows:
-                waiting += self.epoch(number)
-                number += 1
-            batch, waiting = waiting[:batch_windows], waiting[batch_windows:]
-            yield np.concatenate(batch).reshape(-1, context)
+            yield np.stack(list(islice(rows, batch_rows)))
 
 
 def _gcide(path: Path | None) -> bytes:

@@ -6,6 +6,7 @@ from functools import singledispatch
 from tests.benchmarks.flops import pairs, train_step_flops, weights
 
 from .models import ByteTransformer, Combined, PatchModel, PerceiverAR
+from .variants import AskingBlock, Variant, WordSteps
 
 
 @singledispatch
@@ -51,6 +52,34 @@ def _(model: PatchModel, num_bytes: int) -> int:
 @training_flops.register
 def _(model: Combined, num_bytes: int) -> int:
     return train_step_flops(model.byte_lm, num_bytes)
+
+
+@training_flops.register
+def _(model: WordSteps, num_bytes: int) -> int:
+    return train_step_flops(model.byte_lm, num_bytes, num_bytes // model.block)
+
+
+@training_flops.register
+def _(model: Variant, num_bytes: int) -> int:
+    byte_lm = model.byte_lm
+    steps = num_bytes // byte_lm.bytes_per_step
+    latents = byte_lm.perceiver.encoder.latents.shape[0]
+    flops = train_step_flops(byte_lm, num_bytes)
+    if model.look is not None:
+        flops += _asking(model.look, steps, latents, byte_lm.bytes_per_step)
+    if model.read is not None:
+        flops += _asking(model.read, steps, byte_lm.bytes_per_step, latents)
+    if model.tied:
+        flops += _flops(num_bytes * byte_lm.inputs.embedding.table.size, 0)
+    return flops
+
+
+def _asking(block: AskingBlock, steps: int, queries: int, keys: int) -> int:
+    heads = block.heads
+    linear = steps * queries * weights((heads.query, heads.output, block.mlp))
+    linear += steps * keys * weights((heads.key, heads.value))
+    seen = queries * keys * pairs(steps, block.window) * block.query_norm.scale.size
+    return _flops(linear, seen)
 
 
 def _flops(linear: int, seen: int) -> int:

@@ -1,4 +1,4 @@
-"""The optimizers, treated alike for every model: AdamW, or Muon for hidden matrices.
+"""The optimizers, treated alike for every model: Muon for hidden matrices, or AdamW.
 
 The peak of the learning rate and the number of steps may be traced, so that one
 compiled step serves a whole sweep and every budget.
@@ -7,21 +7,16 @@ compiled step serves a whole sweep and every budget.
 from typing import Literal
 
 import jax.numpy as jnp
-import jax.tree_util as jtu
 import optax
-from jaxtyping import Array, Float, Int, PyTree
-from optax.contrib import MuonDimensionNumbers, muon
+from jaxtyping import Array, Float, Int
 
-from train.step import adamw, is_matrix
+from train.optim import adamw, muon
 
 
 Name = Literal["adamw", "muon"]
 
 B1, B2, WEIGHT_DECAY, CLIP_NORM = 0.9, 0.95, 0.1, 1.0
 MOST_WARMUP_STEPS = 100
-# An update of Muon with this root mean square is as large as AdamW's, so that the two
-# take the same learning rates (Liu et al., "Muon is Scalable", 2025, §2.2).
-UPDATE_RMS = 0.2
 
 
 def learning_rate(
@@ -55,29 +50,5 @@ def optimizer(
     def schedule(step):
         return learning_rate(step, steps, peak, final_share)
 
-    if name == "adamw":
-        return adamw(
-            schedule, b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM
-        )
-    return optax.chain(
-        optax.clip_by_global_norm(CLIP_NORM),
-        muon(
-            schedule,
-            weight_decay=WEIGHT_DECAY,
-            adam_b1=B1,
-            adam_b2=B2,
-            muon_weight_dimension_numbers=_hidden_matrices,
-            consistent_rms=UPDATE_RMS,
-        ),
-    )
-
-
-def _hidden_matrices(params: PyTree) -> PyTree:
-    """The axes of the matrices that Muon takes; `None` for all else. Those of stacked
-    layers have an axis more, the first, and are taken one by one."""
-    axes = MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,))
-
-    def choose(path, matrix: bool):
-        return axes if matrix and "logits" not in jtu.keystr(path) else None
-
-    return jtu.tree_map_with_path(choose, is_matrix(params))
+    make = {"adamw": adamw, "muon": muon}[name]
+    return make(schedule, b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM)

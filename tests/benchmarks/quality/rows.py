@@ -5,6 +5,7 @@ A variant is written `row:argument=value,...`, such as `combined:num_latents=4,l
 
 import ast
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from jaxtyping import PRNGKeyArray
 
 from .models import ByteTransformer, Combined, Model, PatchModel, PerceiverAR
+from .variants import Variant, WordSteps
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Row:
         kind: the class of the model.
         arguments: of the model, all but the key; `context` is among them.
         learning_rates: peaks to try.
-        batch_bytes: bytes of an optimizer step, a multiple of the window.
+        batch_bytes: bytes of an optimizer step, a multiple of the context.
         micro_batches: parts of a batch that go one after the other, for memory.
     """
 
@@ -94,6 +96,16 @@ _DECLARED = (
         | STREAMING
         | {"latent_window": 1},
     ),
+    Row(
+        "variant",
+        Variant,
+        {"bytes_per_step": 8, "num_latents": 1, "context": 32_768} | STREAMING,
+    ),
+    Row(
+        "words",
+        WordSteps,
+        {"bytes_per_step": 8, "num_latents": 1, "context": 32_768} | STREAMING,
+    ),
     Row("tiny-transformer", ByteTransformer, {"dim": 32, "context": 256} | TINY),
     Row(
         "tiny-perceiver-ar",
@@ -115,6 +127,20 @@ _DECLARED = (
         | TINY,
     ),
     Row(
+        "tiny-variant",
+        Variant,
+        {"bytes_per_step": 8, "num_latents": 2, "context": 1024}
+        | {"latent_dim": 32, "latent_window": 8}
+        | TINY,
+    ),
+    Row(
+        "tiny-words",
+        WordSteps,
+        {"bytes_per_step": 8, "num_latents": 2, "context": 1024}
+        | {"latent_dim": 32, "latent_window": 8}
+        | TINY,
+    ),
+    Row(
         "tiny-own-step",
         Combined,
         {"bytes_per_step": 8, "num_latents": 2, "context": 1024}
@@ -126,6 +152,10 @@ ROWS = {
     row.name: replace(row, batch_bytes=4096) if row.name.startswith("tiny-") else row
     for row in _DECLARED
 }
+
+
+# A comma, but for those inside of brackets.
+_BETWEEN_CHANGES = re.compile(r",(?![^(\[]*[)\]])")
 
 
 def find_row(text: str, learning_rates: Sequence[float] | None = None) -> Row:
@@ -146,7 +176,7 @@ def find_row(text: str, learning_rates: Sequence[float] | None = None) -> Row:
     if learning_rates:
         row = replace(row, learning_rates=tuple(learning_rates))
     own = {part.name for part in fields(Row)} - {"name", "kind", "arguments"}
-    for change in filter(None, changes.split(",")):
+    for change in filter(None, _BETWEEN_CHANGES.split(changes)):
         argument, equals, value = change.partition("=")
         if not equals:
             raise ValueError(f"`rows` must hold argument=value, got {change!r}.")

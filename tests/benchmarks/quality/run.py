@@ -63,16 +63,11 @@ def train_row(
     row, key = programs.row, jr.key(run.seed)
     model_key, step_key = jr.split(key)
     windows = Windows(splits.train, run.window, run.seed)
-    if row.batch_bytes % run.window:
-        raise ValueError(
-            f"`batch_bytes` must be a multiple of the window, got {row.batch_bytes} "
-            f"for a window of {run.window} bytes."
-        )
-    batch_windows = row.batch_bytes // run.window
+    batch_rows = row.batch_bytes // programs.context
     peak = np.float32(run.learning_rate)
 
     def batches() -> Iterator[np.ndarray]:
-        return windows.batches(batch_windows, programs.context)
+        return windows.batches(batch_rows, programs.context)
 
     def take(carried, batch, number: int, steps: int):
         return programs.step(
