@@ -69,7 +69,7 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         "versions": _versions(),
     }
     schedule = _schedule(config.optim, config.steps)
-    optim = _optimizer(config.optim, schedule)
+    optim = _optimizer(config.optim, schedule, config.model.dtype)
     model_key, step_key, sample_key = jr.split(jr.key(config.seed), 3)
     state = init_train_state(ByteLM(**vars(config.model), key=model_key), optim)
 
@@ -180,16 +180,17 @@ def _schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def _optimizer(
-    optim: OptimConfig, schedule: optax.Schedule
+    optim: OptimConfig, schedule: optax.Schedule, dtype: str
 ) -> optax.GradientTransformation:
-    make = {"muon": muon, "adamw": adamw}[optim.name]
-    return make(
-        schedule,
-        b1=optim.b1,
-        b2=optim.b2,
-        weight_decay=optim.weight_decay,
-        clip_norm=optim.clip_norm,
-    )
+    options = {
+        "b1": optim.b1,
+        "b2": optim.b2,
+        "weight_decay": optim.weight_decay,
+        "clip_norm": optim.clip_norm,
+    }
+    if optim.name == "adamw":
+        return adamw(schedule, **options)
+    return muon(schedule, **options, dtype=dtype)
 
 
 def _resume(

@@ -1,6 +1,7 @@
 """The optimizers: AdamW for all, or Muon for hidden matrices and AdamW for the rest."""
 
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
 from jaxtyping import DTypeLike, PyTree
@@ -42,7 +43,7 @@ def muon(
     b2: float,
     weight_decay: float,
     clip_norm: float,
-    momentum_dtype: DTypeLike | None = None,
+    dtype: DTypeLike = "float32",
 ) -> optax.GradientTransformation:
     """Muon for the matrices between the embeddings and the logits, and AdamW (with
     Nesterov's momentum) for all else, after clipping by the global norm; only the
@@ -54,8 +55,8 @@ def muon(
         b1, b2: decay of AdamW's two means, in [0, 1).
         weight_decay: at least 0, times the learning rate.
         clip_norm: above 0.
-        momentum_dtype: of Muon's momentum and of the products that make it orthogonal;
-            `None` for that of the parameters. On a GPU bfloat16 is faster.
+        dtype: of Muon's momentum and of the products that make it orthogonal; on a GPU
+            bfloat16 is faster.
 
     Source:
         Jordan et al., "Muon" (2024); Liu et al., "Muon is Scalable" (2025), §2.2, for
@@ -65,18 +66,18 @@ def muon(
     def in_dtype(gradient, params=None):
         of_muon = hidden_matrices(gradient)
         return jax.tree.map(
-            lambda x, axes: x if axes is None else x.astype(momentum_dtype),
+            lambda x, axes: x if axes is None else x.astype(dtype),
             gradient,
             of_muon,
         )
 
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
-        optax.identity() if momentum_dtype is None else optax.stateless(in_dtype),
+        optax.stateless(in_dtype),
         optax_muon(
             schedule,
             weight_decay=weight_decay,
-            mu_dtype=momentum_dtype,
+            mu_dtype=jnp.dtype(dtype),
             adam_b1=b1,
             adam_b2=b2,
             muon_weight_dimension_numbers=hidden_matrices,

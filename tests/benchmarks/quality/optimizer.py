@@ -8,7 +8,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from train.optim import adamw, muon
 
@@ -38,6 +38,7 @@ def optimizer(
     steps: Int[Array, ""] | int,
     peak: Float[Array, ""] | float,
     final_share: float = 0.1,
+    dtype: DTypeLike = "float32",
 ) -> optax.GradientTransformation:
     """Clips by the global norm, and lets matrices alone decay.
 
@@ -45,10 +46,13 @@ def optimizer(
         name: `"adamw"` for all, or `"muon"`: by Muon the matrices between the
             embeddings and the logits, and by AdamW all else.
         steps, peak, final_share: of `learning_rate`.
+        dtype: what the model computes in, and Muon with it.
     """
 
     def schedule(step):
         return learning_rate(step, steps, peak, final_share)
 
-    make = {"adamw": adamw, "muon": muon}[name]
-    return make(schedule, b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM)
+    options = {"b1": B1, "b2": B2, "weight_decay": WEIGHT_DECAY, "clip_norm": CLIP_NORM}
+    if name == "adamw":
+        return adamw(schedule, **options)
+    return muon(schedule, **options, dtype=dtype)

@@ -69,7 +69,7 @@ def compile_row(row: Row, optimizer_name: Name, final_share: float = 0.1) -> Pro
 
     def step(carried, batch, number, steps, peak, key):
         model, opt_state = eqx.combine(carried, static)
-        optim = optimizer(optimizer_name, steps, peak, final_share)
+        optim = optimizer(optimizer_name, steps, peak, final_share, row.dtype)
         bits, gradient = _bits_and_gradient(
             model, batch, jr.fold_in(key, number), row.micro_batches
         )
@@ -109,7 +109,7 @@ def compile_row(row: Row, optimizer_name: Name, final_share: float = 0.1) -> Pro
 def _begin(row: Row, optimizer_name: Name, key) -> tuple[Model, PyTree]:
     """The model and the state of the optimizer, whose shapes no schedule changes."""
     model = row.build(key)
-    optim = optimizer(optimizer_name, 1, 0.0)
+    optim = optimizer(optimizer_name, 1, 0.0, dtype=row.dtype)
     return model, optim.init(eqx.filter(model, eqx.is_inexact_array))
 
 

@@ -36,6 +36,11 @@ class Row:
     batch_bytes: int = 131_072
     micro_batches: int = 1
 
+    @property
+    def dtype(self) -> str:
+        """What the model computes in."""
+        return self.arguments.get("dtype", "bfloat16")
+
     def build(self, key: PRNGKeyArray) -> Model:
         return self.kind(**self.arguments, key=key)
 
