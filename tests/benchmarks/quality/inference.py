@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int, Integer, PRNGKeyArray
 
 from perceiver_eqx import ByteLM
 from perceiver_eqx.generate import Row as ByteRow
@@ -59,9 +59,10 @@ def cached_row(model: ByteTransformer, room: int) -> CachedRow:
 
 
 def feed(
-    model: ByteTransformer, row: CachedRow, symbols: Int[Array, " bytes"]
+    model: ByteTransformer, row: CachedRow, symbols: Integer[Array, " bytes"]
 ) -> tuple[CachedRow, Array]:
     """The row after more bytes, and the logits of each of them."""
+    symbols = symbols.astype(jnp.int32)
     late = jnp.concatenate([row.last[None], symbols[:-1]])
     x = model.embedding(late, model.dtype)[:, None]
     x, caches = model.processor(x, row.caches, row.seen)
@@ -100,7 +101,7 @@ def read_by_transformer(model: ByteTransformer, prompt: np.ndarray) -> CachedRow
     piece = min(PIECE, prompt.size)
     row = cached_row(model, prompt.size + NEW_BYTES * (CALLS + 2))
     for start in range(0, prompt.size, piece):
-        row = _fed(model, row, jnp.asarray(prompt[start : start + piece], jnp.int32))
+        row = _fed(model, row, jnp.asarray(prompt[start : start + piece]))
     return row
 
 
