@@ -123,10 +123,12 @@ def measure(text: str, context: int, batch: int) -> dict[str, Any]:
     if isinstance(model, Combined):
         model, read, draw, new = model.byte_lm, read_by_byte_lm, draw_steps, NEW_BYTES
         new = max(new, model.bytes_per_step)
-    elif isinstance(model, ByteTransformer):
+    elif isinstance(model, ByteTransformer) and model.ngrams is None:
         read, draw, new = read_by_transformer, draw_bytes, NEW_BYTES
     else:
-        raise ValueError(f"`rows` must be a Transformer or combined, got {text!r}.")
+        raise ValueError(
+            f"`rows` must be a plain Transformer or combined, got {text!r}."
+        )
     prompt = np.random.default_rng(0).integers(0, 256, context).astype(np.uint8)
     row = jax.block_until_ready(read(model, prompt))
     prompt_seconds = _seconds(lambda: read(model, prompt))

@@ -4,6 +4,7 @@ All have `context`, the bytes of a row; `targets`, of how many of them, the last
 `bits` gives the bits; and compute in `dtype` with float32 parameters and logits.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
@@ -17,6 +18,8 @@ from perceiver_eqx.layers import CrossAttention, Embedding, Linear, split_key
 from perceiver_eqx.positions import rotary
 from perceiver_eqx.processor import CausalProcessor
 from train.loss import symbol_bits
+
+from .ngrams import NgramEmbedding
 
 
 NUM_BYTES = 256
@@ -43,6 +46,7 @@ class ByteTransformer(eqx.Module):
     queries and keys."""
 
     embedding: Embedding
+    ngrams: NgramEmbedding | None
     processor: CausalProcessor
     logits: Linear
     context: int = eqx.field(static=True)
@@ -55,6 +59,8 @@ class ByteTransformer(eqx.Module):
         num_layers: int,
         num_heads: int,
         context: int,
+        ngrams: Sequence[int] = (),
+        ngram_rows: int = 1 << 14,
         dtype: DTypeLike = "bfloat16",
         key: PRNGKeyArray,
         **options,
@@ -63,10 +69,14 @@ class ByteTransformer(eqx.Module):
         Args:
             dim, num_layers, num_heads: of the stack.
             context: bytes of a row.
+            ngrams, ngram_rows: orders and rows of an `NgramEmbedding`; none by default.
             options: more arguments of `CausalProcessor`, such as `qk_norm`.
         """
-        keys = jr.split(key, 3)
+        keys = jr.split(key, 4)
         self.embedding = Embedding(NUM_BYTES + 1, dim, key=keys[0])
+        self.ngrams = None
+        if ngrams:
+            self.ngrams = NgramEmbedding(ngrams, ngram_rows, dim, key=keys[3])
         self.processor = _stack(num_layers, dim, num_heads, key=keys[1], **options)
         self.logits = Linear(dim, NUM_BYTES, scale=0.1, key=keys[2])
         self.context = context
@@ -81,6 +91,8 @@ class ByteTransformer(eqx.Module):
     ) -> Float[Array, " bytes"]:
         """Bits of each byte from those before it."""
         x = self.embedding(_delayed(data), self.dtype)
+        if self.ngrams is not None:
+            x = x + jnp.roll(self.ngrams(data, self.dtype), 1, 0).at[0].set(0)
         return byte_bits(self.logits(_run(self.processor, x, key)), data)
 
 
