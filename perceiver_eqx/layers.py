@@ -85,8 +85,7 @@ class RMSNorm(eqx.Module):
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _norm(x, scale, bias, epsilon):
     """Scaled to unit mean square, and with a bias first shifted to zero mean."""
-    normed, _ = _normed_rows(x, bias is not None, epsilon)
-    y = normed * scale
+    y = _normed_rows(x, *_row_statistics(x, bias is not None, epsilon)) * scale
     return (y if bias is None else y + bias).astype(x.dtype)
 
 
@@ -94,23 +93,33 @@ def _norm(x, scale, bias, epsilon):
 def _norm_tangent(epsilon, primals, tangents):
     # By its parts, autodiff makes several times as many passes over the rows.
     (x, scale, bias), (d_x, d_scale, d_bias) = primals, tangents
-    normed, factor = _normed_rows(x, bias is not None, epsilon)
+    mean, factor = _row_statistics(x, bias is not None, epsilon)
+
+    def normed():
+        # Of statistics behind a barrier, each use is a value of its own, which is
+        # computed where it is read: one value for all would be written in float32.
+        return _normed_rows(x, *jax.lax.optimization_barrier((mean, factor)))
+
     d_x = d_x.astype(factor.dtype)
-    across = d_x - normed * (d_x * normed).mean(-1, keepdims=True)
+    across = d_x - normed() * (d_x * normed()).mean(-1, keepdims=True)
     if bias is not None:
         across = across - d_x.mean(-1, keepdims=True)
-    d_y = across * factor * scale + normed * d_scale
+    d_y = across * factor * scale + normed() * d_scale
     d_y = d_y if bias is None else d_y + d_bias
     return _norm(x, scale, bias, epsilon), d_y.astype(x.dtype)
 
 
-def _normed_rows(x, shifts: bool, epsilon: float):
-    """The rows without scale and shift, and what they were multiplied by."""
+def _row_statistics(x, shifts: bool, epsilon: float):
+    """What is taken from a row, and what it is then multiplied by."""
     wide = x.astype(jnp.result_type(jnp.float32, x.dtype))
-    if shifts:
-        wide = wide - wide.mean(-1, keepdims=True)
-    factor = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
-    return wide * factor, factor
+    mean = wide.mean(-1, keepdims=True) if shifts else jnp.zeros((), wide.dtype)
+    square = jnp.square(wide - mean).mean(-1, keepdims=True)
+    return mean, jax.lax.rsqrt(square + epsilon)
+
+
+def _normed_rows(x, mean, factor):
+    """The rows without scale and shift."""
+    return (x.astype(factor.dtype) - mean) * factor
 
 
 class Embedding(eqx.Module):

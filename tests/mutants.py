@@ -35,6 +35,7 @@ FUSED = "tests/attention/test_prefix_fused.py::"
 POSITIONS = "tests/test_positions.py::"
 STREAMING = "tests/test_streaming.py::"
 GENERATE = "tests/test_generate.py::"
+COMPARED = "tests/quality/test_models.py::"
 
 MUTANTS = (
     Mutant(
@@ -185,7 +186,7 @@ MUTANTS = (
     ),
     Mutant(
         "streaming: the count goes back by another number than the period",
-        "perceiver_eqx/model.py",
+        "perceiver_eqx/positions.py",
         "count < 3 * ROTARY_PERIOD // 2, 0, ROTARY_PERIOD)",
         "count < 3 * ROTARY_PERIOD // 2, 0, ROTARY_PERIOD - 1)",
         MODEL + "test_past_the_end_of_its_count_a_stream_goes_on",
@@ -272,17 +273,10 @@ MUTANTS = (
         STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
     ),
     Mutant(
-        "local layers: ring one byte too short",
-        "perceiver_eqx/adapters/local.py",
-        "window - 1 if keep else 0",
-        "max(window - 2, 0) if keep else 0",
-        STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
-    ),
-    Mutant(
         "local layers: bytes not counted",
         "perceiver_eqx/adapters/local.py",
-        "LocalState(count, cache)",
-        "LocalState(state.seen, cache)",
+        "LocalState(count, caches)",
+        "LocalState(state.seen, caches)",
         STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
     ),
     Mutant(
@@ -354,6 +348,50 @@ MUTANTS = (
         "tokens = model.inputs.tokens(state.features[None])",
         "tokens = model.inputs.tokens(0 * state.features[None])",
         GENERATE + "test_the_most_likely_bytes_are_those_of_full_recomputation",
+    ),
+    Mutant(
+        "layers take their windows in another order",
+        "perceiver_eqx/processor.py",
+        "zip(self.windows, caches, strict=True)",
+        "zip(self.windows[::-1], caches, strict=True)",
+        MODEL + "test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them",
+    ),
+    Mutant(
+        "a place reads the latents of another",
+        "perceiver_eqx/decoder.py",
+        '"t (o d) -> t o d", o=self.num_outputs',
+        '"t (d o) -> t o d", o=self.num_outputs',
+        MODEL + "test_options_are_the_seed_written_out_literally",
+    ),
+    Mutant(
+        "Muon takes a stack of matrices for one",
+        "train/optim.py",
+        "reduction_axis=(-2,), output_axis=(-1,)",
+        "reduction_axis=(0,), output_axis=(-1,)",
+        "tests/train/test_optim.py::"
+        "test_muon_makes_every_matrix_of_a_stack_orthogonal_by_itself",
+    ),
+    Mutant(
+        "comparison: a step is seen by the byte that ends it",
+        "tests/benchmarks/quality/variants.py",
+        "passed = jnp.searchsorted(ends, jnp.arange(count))",
+        'passed = jnp.searchsorted(ends, jnp.arange(count), "right")',
+        COMPARED + "test_a_byte_is_predicted_from_those_before_it_only",
+    ),
+    Mutant(
+        "comparison: n-grams of a Transformer are not delayed",
+        "tests/benchmarks/quality/models.py",
+        "jnp.roll(self.ngrams(data, self.dtype), 1, 0).at[0].set(0)",
+        "self.ngrams(data, self.dtype)",
+        COMPARED + "test_a_byte_is_predicted_from_those_before_it_only",
+    ),
+    Mutant(
+        "comparison: places of the Transformer's cache do not go on",
+        "tests/benchmarks/quality/inference.py",
+        "after = CachedRow(caches, row.seen + symbols.size, symbols[-1])",
+        "after = CachedRow(caches, row.seen, symbols[-1])",
+        COMPARED
+        + "test_the_transformer_generates_from_the_logits_that_it_is_scored_by",
     ),
 )
 
