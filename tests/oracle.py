@@ -90,6 +90,8 @@ def byte_lm(model, tokens, context=None):
     inputs, outputs = model.inputs, model.outputs
     embedded = array(inputs.embedding.table)[np.asarray(tokens)]
     x = (embedded + array(inputs.positions.table)).reshape(timesteps * per_step, -1)
+    if inputs.ngrams is not None:
+        x = x + ngrams(inputs.ngrams, np.asarray(tokens).ravel().tolist())
     features = self_attention(inputs.layers.processor, x, 1)
     begin = np.tile(array(inputs.begin), (per_step, 1))
     step_late = np.concatenate([begin, features])[:-per_step]
@@ -104,6 +106,21 @@ def byte_lm(model, tokens, context=None):
     x = readout.reshape(byte_late.shape) + byte_late
     logits = linear(outputs.logits, self_attention(outputs.layers.processor, x, 1))
     return logits.reshape(timesteps, per_step, 256)
+
+
+def ngrams(layer, symbols):
+    """The rows are those of a polynomial of the last bytes, mixed, modulo 2^32."""
+    tables = array(layer.tables)
+    x = np.zeros((len(symbols), tables.shape[2]))
+    for place in range(len(symbols)):
+        for table, order in zip(tables, layer.orders, strict=True):
+            polynomial = 0
+            for back in range(order):
+                symbol = symbols[place - back] if back <= place else -1
+                polynomial = (polynomial * 0x01000193 + symbol + 1) % 2**32
+            mixed = (polynomial ^ (polynomial >> 15)) * 0x9E3779B1 % 2**32
+            x[place] += table[(mixed ^ (mixed >> 16)) % len(table)]
+    return x
 
 
 def self_attention(processor, x, rows):

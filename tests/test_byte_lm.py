@@ -37,7 +37,7 @@ def kind_of_model(kind, seed):
         ((1, True), {"input_layers": 0, "output_layers": 1, "local_window": 1}),
         ((3, False), {"input_layers": 1, "output_layers": 0, "recency": False}),
         (((None, 2), False), {"local_window": (1, 5), "output_layers": 3}),
-        ((2, True), {"readout": "queries"}),
+        ((2, True), {"readout": "queries", "ngrams": ()}),
     ],
 )
 def test_it_is_its_description_written_out_in_float64(kind, options):
@@ -172,6 +172,8 @@ def test_hyperparameters_build_the_same_model_again():
         ({"num_layers": 0}, "`num_layers` must be at least 1, got 0"),
         ({"input_layers": -1}, "`input_layers` must be at least 0, got -1"),
         ({"local_window": 0}, "`local_window` must be at least 1, got 0"),
+        ({"ngrams": (3, 1)}, "`ngrams` must be at least 2, got 1"),
+        ({"ngrams": (3,), "ngram_rows": 1000}, "nearest are 512 and 1024"),
         ({"local_dim": 7}, "`local_dim` must be a multiple of 2 "),
         ({"local_heads": 0}, "`local_heads` must be at least 1, got 0"),
         ({"token_dim": 0}, "`token_dim` must be at least 1, got 0"),

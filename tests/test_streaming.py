@@ -19,7 +19,7 @@ from tests.strategies import seeds
 
 STEPS = 32  # more than ten times the longest finite window, and any ring
 LENGTH = STEPS * TOKENS
-WINDOWS = st.sampled_from([None, 1, 2, 3, (3, 2), (2, None)])
+WINDOWS = st.sampled_from([None, 1, 2, 3, (2, None)])
 
 
 @eqx.filter_jit

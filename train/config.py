@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from perceiver_eqx.adapters.local import local_sizes
+from perceiver_eqx.adapters.ngrams import check_ngrams
 from perceiver_eqx.processor import windows_in_turn
 
 
@@ -40,6 +41,10 @@ class ModelConfig:
     """Local layers before the Perceiver."""
     output_layers: int = 1
     """Local layers after the Perceiver."""
+    ngrams: tuple[int, ...] = ()
+    """How many of the last bytes to look up vectors for, together."""
+    ngram_rows: int = 16_384
+    """Rows of each table of such vectors, a power of 2."""
     recency: bool = True
     """Learn how fast inputs lose weight with age."""
     own_step: bool = True
@@ -65,6 +70,8 @@ class ModelConfig:
         _at_least(1, self, "bytes_per_step", "num_latents", "latent_dim", "num_layers")
         _at_least(1, self, "num_heads", "mlp_widening")
         _at_least(0, self, "input_layers", "output_layers")
+        if self.ngrams:
+            check_ngrams(self.ngrams, self.ngram_rows)
         for name in ("latent_window", "local_window"):
             windows_in_turn(name, getattr(self, name), 1)
         if self.token_dim is not None:

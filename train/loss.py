@@ -111,7 +111,7 @@ def _bits_of_latents(
     def in_chunks(x):
         return x.reshape(count, steps, *x.shape[1:])
 
-    start = model.inputs.layers.init_state(model.dtype)
+    start = model.inputs.init_state(model.dtype)
     features = _scan_chunks(read_chunk, start, (chunks, indices))
     features = features.reshape(count * steps, *features.shape[2:])
     step_late, byte_late = delayed(model.inputs.before_all(model.dtype), features)

@@ -52,6 +52,8 @@ class ByteLM(eqx.Module):
         local_window: int | Sequence[int] = 256,
         input_layers: int = 2,
         output_layers: int = 3,
+        ngrams: Sequence[int] = (),
+        ngram_rows: int = 1 << 14,
         use_context: bool = False,
         recency: bool = True,
         own_step: bool = True,
@@ -83,6 +85,9 @@ class ByteLM(eqx.Module):
                 do those after it.
             input_layers, output_layers: local layers before and after the Perceiver,
                 at least 0.
+            ngrams: look up vectors for so many of the last bytes together, such as
+                `(3, 4, 5)`, each at least 2, in tables of `ngram_rows` rows each, a
+                power of 2, and add them to what a byte is embedded as.
             use_context: whether a context of bytes can be given. Without one, such a
                 model works as if nothing stood in it.
             dtype: what the model computes in: `"float32"`, `"bfloat16"`, `"float16"` or
@@ -97,6 +102,7 @@ class ByteLM(eqx.Module):
             latent_window = tuple(latent_window)
         if isinstance(local_window, Sequence):
             local_window = tuple(local_window)
+        ngrams = tuple(ngrams)
         arguments = {
             name: value
             for name, value in locals().items()
@@ -141,6 +147,8 @@ class ByteLM(eqx.Module):
             local_dim,
             input_layers,
             local_heads,
+            ngrams=ngrams,
+            ngram_rows=ngram_rows,
             key=keys[0],
             **local,
         )
@@ -370,7 +378,7 @@ class ByteLM(eqx.Module):
     def _state(self, perceiver: PerceiverState, *, keep: bool) -> ByteState:
         return ByteState(
             perceiver,
-            inputs=self.inputs.layers.init_state(self.dtype, keep=keep),
+            inputs=self.inputs.init_state(self.dtype, keep=keep),
             outputs=self.outputs.layers.init_state(self.dtype, keep=keep),
             features=self.inputs.before_all(self.dtype),
             unfinished=jnp.full((self.bytes_per_step,), -1, jnp.int32),

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ..state import PerceiverState, State
+from .bytes import ByteInputState
 from .local import LocalState
 
 
@@ -15,7 +16,7 @@ class ByteState(State):
 
     Attributes:
         perceiver: what the Perceiver keeps. It sees every step one step late.
-        inputs, outputs: what the local layers before and after it keep.
+        inputs, outputs: what is kept before and after it.
         features: of the bytes of the last finished step, which it is yet to see.
         unfinished: the bytes of the step after that, -1 for those yet to come; nothing
             else knows of them.
@@ -23,7 +24,7 @@ class ByteState(State):
     """
 
     perceiver: PerceiverState
-    inputs: LocalState
+    inputs: ByteInputState
     outputs: LocalState
     features: Float[Array, "bytes_per_step local_dim"]
     unfinished: Int[Array, " bytes_per_step"]

@@ -1,5 +1,7 @@
 """Bytes in, bytes out: the adapters between bytes and the Perceiver's channels."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,9 @@ from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray, UInt8
 from ..checks import check_shape
 from ..layers import Embedding, Linear
 from ..positions import LearnedPositions, sinusoids
+from ..state import State
 from .local import LocalLayers, LocalState
+from .ngrams import NOTHING, NgramEmbedding
 
 
 NUM_BYTES = 256
@@ -44,11 +48,24 @@ def symbols_of(name: str, text: Symbols) -> UInt8[np.ndarray, " n"]:
     return symbols.astype(np.uint8, copy=False)
 
 
+class ByteInputState(State):
+    """What a `ByteInput` keeps of the bytes it has seen.
+
+    Attributes:
+        layers: what its layers keep.
+        before: the last few bytes, for n-grams; `NOTHING` where there were none.
+    """
+
+    layers: LocalState
+    before: Int[Array, " reach"]
+
+
 class ByteInput(eqx.Module):
     """The bytes of each step, as features that know what stands before them, and as
     tokens for the Perceiver."""
 
     embedding: Embedding
+    ngrams: NgramEmbedding | None
     positions: LearnedPositions
     begin: Float[Array, " dim"]
     layers: LocalLayers
@@ -62,6 +79,8 @@ class ByteInput(eqx.Module):
         num_layers: int,
         num_heads: int,
         *,
+        ngrams: Sequence[int] = (),
+        ngram_rows: int = 1 << 14,
         key: PRNGKeyArray,
         **options,
     ):
@@ -70,10 +89,14 @@ class ByteInput(eqx.Module):
             bytes_per_step: tokens of a step.
             token_dim: channels of a token.
             dim: channels of a feature.
+            ngrams, ngram_rows: orders and rows of an `NgramEmbedding`, if any.
             num_layers, num_heads, options: of the `LocalLayers`.
         """
-        keys = jr.split(key, 5)
+        keys = jr.split(key, 6)
         self.embedding = Embedding(NUM_BYTES, dim, key=keys[0])
+        self.ngrams = None
+        if ngrams:
+            self.ngrams = NgramEmbedding(ngrams, ngram_rows, dim, key=keys[5])
         self.positions = LearnedPositions(bytes_per_step, dim, key=keys[1])
         self.begin = jr.normal(keys[2], (dim,))
         self.layers = LocalLayers(num_layers, dim, num_heads, key=keys[3], **options)
@@ -84,31 +107,58 @@ class ByteInput(eqx.Module):
         shape = self.positions.table.shape
         return jnp.broadcast_to(self.begin.astype(dtype), shape)
 
+    def init_state(self, dtype: DTypeLike, *, keep: bool = True) -> ByteInputState:
+        """The state before the first byte.
+
+        Args:
+            dtype: of what is to come.
+            keep: make room for past bytes; without it, for a sequence taken at once.
+        """
+        reach = 0 if self.ngrams is None else self.ngrams.reach
+        before = jnp.full((reach,), NOTHING, jnp.int32)
+        return ByteInputState(self.layers.init_state(dtype, keep=keep), before)
+
     @jax.named_scope("pqx.byte_input")
     def __call__(
         self,
         symbols: Integer[Array, "steps bytes_per_step"],
-        state: LocalState,
+        state: ByteInputState,
         dtype: DTypeLike,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "steps bytes_per_step dim"], LocalState]:
+    ) -> tuple[Float[Array, "steps bytes_per_step dim"], ByteInputState]:
         """The features of the next steps' bytes, each of itself and those before it,
         and the state after them."""
-        x = self.positions(self.embedding(symbols.astype(jnp.int32), dtype))
-        return self.layers(x, state, key=key)
+        places = self.positions.table.astype(dtype)
+        return self._features(symbols.astype(jnp.int32), places, state, dtype, key)
 
     def next_byte(
         self,
         symbol: Int[Array, ""],
         position: Int[Array, ""],
-        state: LocalState,
+        state: ByteInputState,
         dtype: DTypeLike,
-    ) -> tuple[Float[Array, " dim"], LocalState]:
+    ) -> tuple[Float[Array, " dim"], ByteInputState]:
         """The features of one byte alone, whose place in its step is `position`."""
         place = self.positions.table[position].astype(dtype)
-        x, state = self.layers((self.embedding(symbol, dtype) + place)[None], state)
+        x, state = self._features(symbol[None], place, state, dtype, None)
         return x[0], state
+
+    def _features(
+        self,
+        symbols: Int[Array, "*bytes"],
+        places: Float[Array, "*#bytes dim"],
+        state: ByteInputState,
+        dtype: DTypeLike,
+        key: PRNGKeyArray | None,
+    ) -> tuple[Float[Array, "*bytes dim"], ByteInputState]:
+        x, before = self.embedding(symbols, dtype) + places, state.before
+        if self.ngrams is not None:
+            flat = symbols.ravel()
+            x = x + self.ngrams(flat, before, dtype).reshape(x.shape)
+            before = jnp.concatenate([before, flat])[flat.size :]
+        x, layers = self.layers(x, state.layers, key=key)
+        return x, ByteInputState(layers, before)
 
 
 class ByteContext(eqx.Module):

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from ..state import State
 from .byte_lm import ByteLM
 from .byte_state import ByteState
+from .bytes import ByteInputState
 from .local import LocalState
 
 
@@ -22,7 +23,7 @@ class OpenStep(State):
 
     readout: Float[Array, "bytes_per_step local_dim"]
     features: Float[Array, "bytes_per_step local_dim"]
-    inputs: LocalState
+    inputs: ByteInputState
     outputs: LocalState
 
 

@@ -18,7 +18,6 @@ from tests.benchmarks.quality.models import (
     PatchModel,
     PerceiverAR,
 )
-from tests.benchmarks.quality.ngrams import ngram_hashes
 from tests.benchmarks.quality.rows import ROWS
 from tests.helpers import assert_close
 
@@ -74,29 +73,6 @@ def test_the_transformer_generates_from_the_logits_that_it_is_scored_by():
     log_probs = np.concatenate(found)[np.arange(32), data]
     assert_close(compiled(model)(data), -log_probs / np.log(2))
     assert int(row.seen) == 32
-
-
-def test_ngrams_are_told_apart_by_their_own_bytes_and_by_no_others():
-    text = np.frombuffer(b"some bytes, some other bytes", np.uint8)
-    hashes = np.asarray(ngram_hashes(text, (2, 5)))
-    for order, of_order in zip((2, 5), hashes, strict=True):
-        seen = {}
-        for end, found in enumerate(of_order):
-            gram = bytes(text[max(0, end + 1 - order) : end + 1]).rjust(order, b"^")
-            assert seen.setdefault(gram, found) == found
-        assert len(set(seen.values())) == len(seen) < len(text)
-
-
-def test_hashes_of_ngrams_fill_their_table_as_chance_would():
-    text = np.frombuffer(np.arange(8192, dtype=np.uint32).tobytes(), np.uint8)
-    (rows,) = np.asarray(ngram_hashes(text, (4,)) >> (32 - 14))
-    padded = np.pad(text, (3, 0))
-    distinct = len(
-        np.unique(np.lib.stride_tricks.sliding_window_view(padded, 4), axis=0)
-    )
-    assert distinct > 16_384
-    hit = 1 - np.exp(-distinct / 16_384)
-    assert np.unique(rows).size / 16_384 == pytest.approx(hit, rel=0.02)
 
 
 def test_steps_end_at_the_first_byte_of_a_block_that_is_of_no_word_or_at_its_last():

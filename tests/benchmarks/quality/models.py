@@ -14,12 +14,11 @@ import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, UInt8
 
 from perceiver_eqx import ByteLM, StepMask, attend
+from perceiver_eqx.adapters.ngrams import NOTHING, NgramEmbedding
 from perceiver_eqx.layers import CrossAttention, Embedding, Linear, split_key
 from perceiver_eqx.positions import rotary
 from perceiver_eqx.processor import CausalProcessor
 from train.loss import symbol_bits
-
-from .ngrams import NgramEmbedding
 
 
 NUM_BYTES = 256
@@ -92,7 +91,9 @@ class ByteTransformer(eqx.Module):
         """Bits of each byte from those before it."""
         x = self.embedding(_delayed(data), self.dtype)
         if self.ngrams is not None:
-            x = x + jnp.roll(self.ngrams(data, self.dtype), 1, 0).at[0].set(0)
+            nothing = jnp.full((self.ngrams.reach,), NOTHING)
+            late = jnp.concatenate([nothing[:1], data[:-1].astype(nothing.dtype)])
+            x = x + self.ngrams(late, nothing, self.dtype)
         return byte_bits(self.logits(_run(self.processor, x, key)), data)
 
 

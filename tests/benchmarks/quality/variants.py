@@ -2,7 +2,6 @@
 whole rows only, without states."""
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import equinox as eqx
@@ -20,7 +19,6 @@ from perceiver_eqx.positions import rotary
 from perceiver_eqx.processor import CausalProcessor
 
 from .models import byte_bits
-from .ngrams import NgramEmbedding
 
 
 class AskingBlock(eqx.Module):
@@ -83,8 +81,6 @@ class Variant(eqx.Module):
     - `half_lives`: of the recency rates at first, from and to, in steps.
     - `residual_scale`: of the maps into the residual at first; the library's is
       `1 / sqrt(2 layers)`.
-    - `ngrams`: of bytes that are looked up together, and added to the embedding of the
-      last of them; in tables of `ngram_rows` each.
     - `tied`: the logits are products with the embedding of each byte.
 
     A window of 0 is none at all, `None` reaches all steps.
@@ -93,7 +89,6 @@ class Variant(eqx.Module):
     byte_lm: ByteLM
     look: AskingBlock | None
     read: AskingBlock | None
-    ngrams: NgramEmbedding | None
     context: int = eqx.field(static=True)
     tied: bool = eqx.field(static=True)
 
@@ -105,8 +100,6 @@ class Variant(eqx.Module):
         read_window: int | None = 0,
         half_lives: tuple[float, float] | None = None,
         residual_scale: float | None = None,
-        ngrams: Sequence[int] = (),
-        ngram_rows: int = 1 << 14,
         tied: bool = False,
         key: PRNGKeyArray,
         **sizes,
@@ -116,14 +109,12 @@ class Variant(eqx.Module):
             context: bytes of a row, a multiple of `bytes_per_step`.
             sizes: the arguments of `ByteLM`.
         """
-        model_key, look_key, read_key, ngram_key = jr.split(key, 4)
+        model_key, look_key, read_key = jr.split(key, 3)
         self.byte_lm = ByteLM(**sizes, key=model_key)
         dim, num_heads = sizes["latent_dim"], sizes["num_heads"]
         local_dim = self.byte_lm.inputs.begin.size
         local_heads = self.byte_lm.outputs.layers.processor.blocks.heads.num_heads
-        self.look = self.read = self.ngrams = None
-        if ngrams:
-            self.ngrams = NgramEmbedding(ngrams, ngram_rows, local_dim, key=ngram_key)
+        self.look = self.read = None
         if look_window != 0:
             self.look = AskingBlock(
                 dim, local_dim, num_heads, window=look_window, key=look_key
@@ -166,11 +157,8 @@ class Variant(eqx.Module):
             )
         perceiver, inputs, outputs = model.perceiver, model.inputs, model.outputs
         tokens = data.reshape(-1, model.bytes_per_step)
-        start = inputs.layers.init_state(model.dtype, keep=False)
-        x = inputs.positions(inputs.embedding(tokens.astype(jnp.int32), model.dtype))
-        if self.ngrams is not None:
-            x = x + self.ngrams(data, model.dtype).reshape(x.shape)
-        features, _ = inputs.layers(x, start)
+        start = inputs.init_state(model.dtype, keep=False)
+        features, _ = inputs(tokens, start, model.dtype)
         step_late, byte_late = delayed(inputs.before_all(model.dtype), features)
         x = _encoded(perceiver.encoder, inputs.tokens(step_late), None)
         if self.look is not None:
