@@ -12,7 +12,8 @@ from .attention.dense import state_dtype
 from .attention.prefix import prefix_attend
 from .attention.softmax import SoftmaxAverage, empty_average
 from .checks import check_shape
-from .layers import CrossAttention, LayerNorm, Linear, split_key
+from .layers import CrossAttention, Linear, split_key
+from .norms import LayerNorm
 
 
 class CausalEncoder(eqx.Module):

@@ -12,7 +12,8 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from .attention.softmax import ATTENDED
 from .checks import check_sizes
-from .layers import LayerNorm, SelfAttentionBlock
+from .layers import SelfAttentionBlock
+from .norms import LayerNorm
 from .state import Caches, empty_cache
 
 

@@ -288,10 +288,10 @@ MUTANTS = (
     ),
     Mutant(
         "norm: the mean taken for a constant by the gradient",
-        "perceiver_eqx/layers.py",
+        "perceiver_eqx/norms.py",
         "across = across - d_x.mean(-1, keepdims=True)",
         "across = across * 1.0",
-        "tests/test_layers.py::test_a_norm_and_its_derivatives_are_those_of_autodiff",
+        "tests/test_norms.py::test_a_norm_and_its_derivatives_are_those_of_autodiff",
     ),
     Mutant(
         "norm of keys left out",
@@ -372,6 +372,21 @@ MUTANTS = (
         "test_muon_makes_every_matrix_of_a_stack_orthogonal_by_itself",
     ),
     Mutant(
+        "n-grams forget what was before a chunk",
+        "perceiver_eqx/adapters/bytes.py",
+        "before = jnp.concatenate([before, flat])[flat.size :]",
+        "before = before * 1",
+        STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
+    ),
+    Mutant(
+        "n-grams of another order",
+        "perceiver_eqx/adapters/ngrams.py",
+        "hashes[back + 1] = mixed",
+        "hashes[back] = mixed",
+        "tests/test_ngrams.py::"
+        "test_ngrams_are_told_apart_by_their_own_bytes_and_by_no_others",
+    ),
+    Mutant(
         "comparison: a step is seen by the byte that ends it",
         "tests/benchmarks/quality/variants.py",
         "passed = jnp.searchsorted(ends, jnp.arange(count))",
@@ -381,8 +396,8 @@ MUTANTS = (
     Mutant(
         "comparison: n-grams of a Transformer are not delayed",
         "tests/benchmarks/quality/models.py",
-        "jnp.roll(self.ngrams(data, self.dtype), 1, 0).at[0].set(0)",
-        "self.ngrams(data, self.dtype)",
+        "late = jnp.concatenate([nothing[:1], data[:-1].astype(nothing.dtype)])",
+        "late = data.astype(nothing.dtype)",
         COMPARED + "test_a_byte_is_predicted_from_those_before_it_only",
     ),
     Mutant(

@@ -1,6 +1,7 @@
 """Vectors for the last few bytes together, found by a hash."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 import equinox as eqx
 import jax
@@ -65,7 +66,7 @@ class NgramEmbedding(eqx.Module):
         rows = (hashes[:, before.size :] % num_rows).astype(jnp.int32)
         # Summed in the dtype of the tables, and so is the gradient, where rows meet.
         found = [table[at] for table, at in zip(self.tables, rows, strict=True)]
-        return sum(found[1:], found[0]).astype(dtype)
+        return reduce(jnp.add, found).astype(dtype)
 
 
 def check_ngrams(orders: Sequence[int], num_rows: int) -> None:

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from perceiver_eqx import ByteLM, StepMask, attend
 from perceiver_eqx.adapters.byte_lm import delayed
 from perceiver_eqx.encoder import CausalEncoder
-from perceiver_eqx.layers import MLP, LayerNorm, MultiHead
+from perceiver_eqx.layers import MLP, MultiHead
+from perceiver_eqx.norms import LayerNorm
 from perceiver_eqx.positions import rotary
 from perceiver_eqx.processor import CausalProcessor
 
