@@ -16,7 +16,7 @@ class ModelConfig:
 
     bytes_per_step: int = 8
     """Bytes that make a step."""
-    num_latents: int = 2
+    num_latents: int = 1
     """Latents, replicated at every step."""
     latent_dim: int = 128
     """Channels of a latent, a multiple of twice num-heads."""
@@ -34,16 +34,16 @@ class ModelConfig:
     """Channels of the local layers; None for as many a head as latents have."""
     local_heads: int | None = 2
     """Heads of the local layers; None for three quarters of num-heads."""
-    local_window: int | tuple[int, ...] = 64
+    local_window: int | tuple[int, ...] = 32
     """How many bytes a byte sees in a local layer, itself included. Of several, which
     the layers take in turn."""
     input_layers: int = 1
     """Local layers before the Perceiver."""
-    output_layers: int = 1
+    output_layers: int = 2
     """Local layers after the Perceiver."""
-    ngrams: tuple[int, ...] = ()
-    """How many of the last bytes to look up vectors for, together."""
-    ngram_rows: int = 16_384
+    ngrams: tuple[int, ...] = (3, 4, 5)
+    """Of how many of the last bytes together to look up a vector."""
+    ngram_rows: int = 8192
     """Rows of each table of such vectors, a power of 2."""
     recency: bool = True
     """Learn how fast inputs lose weight with age."""

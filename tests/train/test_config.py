@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -23,6 +24,7 @@ from train.config import (
         (ModelConfig, {"local_dim": 15}, "`local_dim` must be a multiple of 4 "),
         (ModelConfig, {"local_heads": 0}, "`local_heads` must be at least 1, got 0"),
         (ModelConfig, {"token_dim": 0}, "`token_dim` must be at least 1, got 0"),
+        (ModelConfig, {"ngrams": (1,)}, "`ngrams` must be at least 2, got 1"),
         (ModelConfig, {"dropout": 1.0}, r"`dropout` must lie in \[0, 1\), got 1.0"),
         (DataConfig, {"validation_fraction": 0.0}, "`validation_fraction` must lie in"),
         (DataConfig, {"validation_bytes": 10}, "`validation_bytes` must hold a window"),
@@ -56,7 +58,7 @@ def test_an_unknown_config_is_refused_with_the_known_ones():
 def test_a_resumed_run_may_not_change_what_decides_its_numbers():
     config = configs.load("smoke")
     recorded = to_json(config)
-    check_resumable(recorded, to_json(config))
+    check_resumable(json.loads(json.dumps(recorded)), recorded)
     free = dataclasses.replace(config, log_every=1, sample=SampleConfig(top_k=3))
     check_resumable(recorded, to_json(free))
     model = dataclasses.replace(config.model, latent_window=5)

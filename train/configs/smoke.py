@@ -16,7 +16,14 @@ from ..config import (
 
 CONFIG = TrainConfig(
     model=ModelConfig(
-        bytes_per_step=4, latent_dim=16, num_layers=1, num_heads=2, latent_window=4
+        bytes_per_step=4,
+        latent_dim=16,
+        num_layers=1,
+        num_heads=2,
+        latent_window=4,
+        output_layers=1,
+        ngrams=(3,),
+        ngram_rows=64,
     ),
     data=DataConfig(window_bytes=128, validation_bytes=1024),
     optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
