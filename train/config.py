@@ -190,7 +190,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-    steps: int = 1500
+    steps: int = 1200
     """Optimizer steps."""
     batch_size: int = 2
     """Sequences of an optimizer step."""
@@ -206,11 +206,11 @@ class TrainConfig:
     """Go on from the newest checkpoint in `out`, if there is one."""
     log_every: int = 25
     """Steps between progress lines."""
-    validate_every: int = 500
+    validate_every: int = 400
     """Steps between evaluations on held-out content."""
-    sample_every: int = 500
+    sample_every: int = 400
     """Steps between samples."""
-    save_every: int = 250
+    save_every: int = 200
     """Steps between checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard events too."""
