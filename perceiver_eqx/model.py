@@ -1,7 +1,6 @@
 """`CausalPerceiver`: encoder, processor and decoder, and the one function of time."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -24,7 +23,7 @@ from .processor import CausalProcessor, windows_in_turn
 from .state import Caches, PerceiverState
 
 
-Readout = Literal["queries", "places"]
+READOUTS = "queries", "places"
 
 
 class CausalPerceiver(eqx.Module):
@@ -60,7 +59,7 @@ class CausalPerceiver(eqx.Module):
         context_dim: int | None = None,
         recency: bool = True,
         own_step: bool = True,
-        readout: Readout = "queries",
+        readout: str = "queries",
         query_residual: bool = True,
         mlp_widening: int = 4,
         gated_mlp: bool = False,
@@ -121,10 +120,8 @@ class CausalPerceiver(eqx.Module):
             mlp_widening=mlp_widening,
             context_dim=1 if context_dim is None else context_dim,
         )
-        if readout not in get_args(Readout):
-            raise ValueError(
-                f"`readout` must be among {get_args(Readout)}, got {readout!r}."
-            )
+        if readout not in READOUTS:
+            raise ValueError(f"`readout` must be among {READOUTS}, got {readout!r}.")
         windows = windows_in_turn("latent_window", latent_window, num_layers)
         # Rotary positions turn a head's channels in pairs.
         check_multiples("twice `num_heads`", 2 * num_heads, latent_dim=latent_dim)

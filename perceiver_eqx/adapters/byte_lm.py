@@ -11,7 +11,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..checks import check_multiples, check_shape, check_sizes
 from ..layers import split_key
-from ..model import CausalPerceiver, Readout
+from ..model import CausalPerceiver
 from ..processor import windows_in_turn
 from ..state import PerceiverState
 from .byte_state import ByteState
@@ -57,7 +57,7 @@ class ByteLM(eqx.Module):
         use_context: bool = False,
         recency: bool = True,
         own_step: bool = True,
-        readout: Readout = "places",
+        readout: str = "places",
         mlp_widening: int = 4,
         gated_mlp: bool = True,
         qk_norm: bool = True,
