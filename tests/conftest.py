@@ -14,6 +14,8 @@ hypothesis.settings.load_profile("ci")
 
 # Tests run tiny shapes once or twice: compiling them is nearly all of their time.
 jax.config.update("jax_disable_most_optimizations", True)
+# What is split over devices is tested on the two that a processor can pass for.
+jax.config.update("jax_num_cpu_devices", 2)
 
 
 @pytest.fixture(scope="module", autouse=True)

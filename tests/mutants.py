@@ -408,6 +408,13 @@ MUTANTS = (
         COMPARED
         + "test_the_transformer_generates_from_the_logits_that_it_is_scored_by",
     ),
+    Mutant(
+        "comparison: devices each go their own way",
+        "tests/benchmarks/quality/programs.py",
+        "bits, gradient = lax.pmean(",
+        "bits, gradient = (lambda x, _: x)(",
+        "tests/quality/test_programs.py::test_two_devices_train_and_score_as_one_does",
+    ),
 )
 
 

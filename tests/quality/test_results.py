@@ -21,6 +21,7 @@ def test_a_variant_changes_what_it_names():
     assert row.resolved() == {
         "batch_bytes": 65_536,
         "micro_batches": 1,
+        "devices": 1,
         **row.arguments,
     }
     with pytest.raises(ValueError, match="`rows` must be among"):

@@ -11,12 +11,17 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from .flops import training_flops
 from .models import Model
 from .optimizer import Name, optimizer
 from .rows import Row
+
+
+AXIS = "rows"  # of the devices over which those of a batch are split
+ALIKE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Programs:
         score: from what is carried and some rows, the bits of each target byte.
         model_of: the model in what is carried.
         step_flops: useful operations of a step.
-        temp_bytes: what a step takes beside what is carried, by the compiler's count.
+        temp_bytes: what a step takes beside what is carried, by the compiler's count,
+            on each device.
     """
 
     row: Row
@@ -52,7 +58,7 @@ def compile_row(row: Row, optimizer_name: Name, final_share: float = 0.1) -> Pro
     """Compiles what a row needs. May run in a thread beside training.
 
     Raises:
-        ValueError: if the context does not divide the batch.
+        ValueError: if the context does not divide the batch, or devices are missing.
     """
     start = time.perf_counter()
     key = jax.eval_shape(lambda: jr.key(0))
@@ -61,8 +67,6 @@ def compile_row(row: Row, optimizer_name: Name, final_share: float = 0.1) -> Pro
     )
     model, _ = eqx.combine(carried, static)
     rows = _rows_of(row, model.context)
-    # Forward only, without what is kept for a backward pass.
-    score_rows = max(1, row.batch_bytes // model.context)
 
     def begin(key):
         return eqx.filter(_begin(row, optimizer_name, key), eqx.is_array)
@@ -70,8 +74,9 @@ def compile_row(row: Row, optimizer_name: Name, final_share: float = 0.1) -> Pro
     def step(carried, batch, number, steps, peak, key):
         model, opt_state = eqx.combine(carried, static)
         optim = optimizer(optimizer_name, steps, peak, final_share, row.dtype)
-        bits, gradient = _bits_and_gradient(
-            model, batch, jr.fold_in(key, number), row.micro_batches
+        key = jr.fold_in(jr.fold_in(key, number), lax.axis_index(AXIS))
+        bits, gradient = lax.pmean(
+            _bits_and_gradient(model, batch, key, row.micro_batches), AXIS
         )
         params = eqx.filter(model, eqx.is_inexact_array)
         updates, opt_state = optim.update(gradient, opt_state, params)
@@ -81,28 +86,55 @@ def compile_row(row: Row, optimizer_name: Name, final_share: float = 0.1) -> Pro
     def score(carried, rows):
         return jax.vmap(eqx.combine(carried, static)[0].bits)(rows)
 
+    mesh = Mesh(np.array(jax.devices()[: row.devices]), (AXIS,))
+
+    def compiled(function, takes, gives, *shapes, **options):
+        """The function, run on all devices, each with its part of what is split."""
+        places = {spec: NamedSharding(mesh, spec) for spec in (ALIKE, SPLIT)}
+        return (
+            jax.jit(
+                jax.shard_map(
+                    function,
+                    mesh=mesh,
+                    in_specs=takes,
+                    out_specs=gives,
+                    check_vma=False,
+                ),
+                in_shardings=tuple(places[spec] for spec in takes),
+                out_shardings=places[gives],
+                **options,
+            )
+            .lower(*shapes)
+            .compile()
+        )
+
+    def model_of(carried):
+        carried = jax.tree.map(lambda x: x.addressable_data(0), carried)
+        return eqx.combine(carried, static)[0]
+
     batch = jax.ShapeDtypeStruct((rows, model.context), jnp.uint8)
     whole, real = (jax.ShapeDtypeStruct((), kind) for kind in (jnp.int32, jnp.float32))
-    compiled_step = (
-        jax.jit(step, donate_argnums=0)
-        .lower(carried, batch, whole, whole, real, key)
-        .compile()
+    compiled_step = compiled(
+        step,
+        (ALIKE, SPLIT, ALIKE, ALIKE, ALIKE, ALIKE),
+        ALIKE,
+        *(carried, batch, whole, whole, real, key),
+        donate_argnums=0,
     )
-    scored = jax.ShapeDtypeStruct((score_rows, model.context), jnp.uint8)
     sizes = [x.size for x in jax.tree.leaves(carried[0])]
     return Programs(
         row,
-        init=jax.jit(begin).lower(key).compile(),
+        init=compiled(begin, (ALIKE,), ALIKE, key),
         step=compiled_step,
-        score=jax.jit(score).lower(carried, scored).compile(),
-        model_of=lambda carried: eqx.combine(carried, static)[0],
+        score=compiled(score, (ALIKE, SPLIT), SPLIT, carried, batch),
+        model_of=model_of,
         context=model.context,
         targets=model.targets,
         num_parameters=sum(sizes),
         step_flops=rows * training_flops(model, model.context),
         compile_seconds=time.perf_counter() - start,
         temp_bytes=getattr(compiled_step.memory_analysis(), "temp_size_in_bytes", None),
-        score_rows=score_rows,
+        score_rows=rows,
     )
 
 
@@ -137,10 +169,16 @@ def _bits_and_gradient(
 
 
 def _rows_of(row: Row, context: int) -> int:
-    if row.batch_bytes % (context * row.micro_batches):
+    if row.devices > len(jax.devices()):
+        raise ValueError(
+            f"`devices` must be at most the {len(jax.devices())} that are here, got "
+            f"{row.devices} for {row.name}."
+        )
+    if row.batch_bytes % (context * row.micro_batches * row.devices):
         raise ValueError(
             f"`batch_bytes` must be a multiple of {context} bytes of context times "
-            f"{row.micro_batches} parts, got {row.batch_bytes} for {row.name}."
+            f"{row.micro_batches} parts on {row.devices} devices, got "
+            f"{row.batch_bytes} for {row.name}."
         )
     return row.batch_bytes // context
 

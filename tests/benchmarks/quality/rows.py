@@ -27,6 +27,7 @@ class Row:
         learning_rates: peaks to try.
         batch_bytes: bytes of an optimizer step, a multiple of the context.
         micro_batches: parts of a batch that go one after the other, for memory.
+        devices: over how many a batch is split; each holds all of the model.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     batch_bytes: int = 131_072
     micro_batches: int = 1
+    devices: int = 1
 
     @property
     def dtype(self) -> str:
@@ -49,6 +51,7 @@ class Row:
         of_row = {
             "batch_bytes": self.batch_bytes,
             "micro_batches": self.micro_batches,
+            "devices": self.devices,
         }
         return json.loads(json.dumps(of_row | self.arguments))
 
@@ -168,7 +171,8 @@ def find_row(text: str, learning_rates: Sequence[float] | None = None) -> Row:
 
     Args:
         text: a name of `ROWS`, or such a name, a colon, and `argument=value` between
-            commas: arguments of the model, `batch_bytes`, `micro_batches`, and `lr`.
+            commas: arguments of the model, `batch_bytes`, `micro_batches`, `devices`
+            and `lr`.
         learning_rates: in place of those declared, where the text names none.
 
     Raises:
