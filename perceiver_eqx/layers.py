@@ -326,7 +326,7 @@ class SelfAttentionBlock(eqx.Module):
         self,
         x: Float[Array, "steps rows dim"],
         cache: KeyValueCache,
-        past_steps: Int[Array, ""],
+        past_steps: Int[Array, ""] | int,
         window: int | None,
         *,
         key: PRNGKeyArray | None = None,
@@ -368,7 +368,7 @@ def _attend_one(
     keys: Float[Array, "1 rows heads head_dim"],
     values: Float[Array, "1 rows heads head_dim"],
     cache: KeyValueCache,
-    past_steps: Int[Array, ""],
+    past_steps: Int[Array, ""] | int,
 ) -> Float[Array, "rows heads head_dim"]:
     """What a single step attends: itself and all that is held, which is what a window
     reaches. They are read as they lie and not copied."""

@@ -116,14 +116,15 @@ class CausalProcessor(eqx.Module):
         self,
         x: Float[Array, "steps rows dim"],
         caches: Caches,
-        past_steps: Int[Array, ""],
+        past_steps: Int[Array, ""] | int,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps rows dim"], Caches]:
         """
         Args:
             x: the latents of the next steps.
-            caches: each layer's keys and values of the `past_steps` before them.
+            caches: each layer's keys and values of the `past_steps` before them. If
+                that is the number 0, and no array, the caches are only written.
 
         Returns:
             the processed latents, and the caches with these steps added.

@@ -37,7 +37,7 @@ class KeyValueCache(eqx.Module):
         """The cache of one layer, of a stack of them."""
         return replace(self, keys=self.keys[layer], values=self.values[layer])
 
-    def held(self, past_steps: Int[Array, ""]) -> Bool[Array, "1 kv_len"]:
+    def held(self, past_steps: Int[Array, ""] | int) -> Bool[Array, "1 kv_len"]:
         """Which of the keys, as they lie, are of one of the steps so far."""
         capacity, rows = self.keys.shape[-3:-1]
         age = 1 + (self.end - 1 - jnp.arange(capacity)) % capacity
@@ -47,7 +47,7 @@ class KeyValueCache(eqx.Module):
         self,
         keys: Float[Array, "steps rows heads head_dim"],
         values: Float[Array, "steps rows heads head_dim"],
-        past_steps: Int[Array, ""],
+        past_steps: Int[Array, ""] | int,
         window: int | None,
     ) -> tuple[
         Float[Array, "kv_len heads head_dim"],
@@ -58,10 +58,14 @@ class KeyValueCache(eqx.Module):
 
         Args:
             keys, values: of the new steps, in order.
-            past_steps: how many steps came before them.
+            past_steps: how many steps came before them; if it is the number 0, what
+                is kept is not looked at.
             window: how many steps a step sees, its own included; `None` for all.
         """
         steps, rows = keys.shape[:2]
+        if isinstance(past_steps, int) and past_steps == 0:
+            keys, values = (by_row(self._by_head(x)) for x in (keys, values))
+            return keys, values, StepMask(steps, steps, rows, rows, window)
         held = jnp.minimum(past_steps, self.capacity) if self.capacity else 0
 
         def in_order(past, new):

@@ -403,8 +403,8 @@ MUTANTS = (
     Mutant(
         "comparison: places of the Transformer's cache do not go on",
         "tests/benchmarks/quality/inference.py",
-        "after = CachedRow(caches, row.seen + symbols.size, symbols[-1])",
-        "after = CachedRow(caches, row.seen, symbols[-1])",
+        "return CachedRow(caches, row.seen + 1, row.last), logits",
+        "return CachedRow(caches, row.seen, row.last), logits",
         COMPARED
         + "test_the_transformer_generates_from_the_logits_that_it_is_scored_by",
     ),

@@ -11,7 +11,7 @@ from perceiver_eqx.layers import CrossAttention
 from perceiver_eqx.positions import rotary
 from perceiver_eqx.processor import CausalProcessor
 from tests.benchmarks.quality.flops import training_flops
-from tests.benchmarks.quality.inference import cached_row, feed
+from tests.benchmarks.quality.inference import predict, read
 from tests.benchmarks.quality.models import (
     ByteTransformer,
     Model,
@@ -64,13 +64,15 @@ def test_the_perceiver_ar_attends_as_a_dense_mask_says():
 
 
 def test_the_transformer_generates_from_the_logits_that_it_is_scored_by():
-    """Its cache is read in pieces, and then byte by byte."""
+    """A context at once, and then byte by byte."""
     model, data = small("tiny-transformer"), data_of(32)
-    row, found = cached_row(model, 32), []
-    for piece in np.split(data, [8, 24, 25, 26]):
-        row, logits = jax.jit(lambda row, x: feed(model, row, x))(row, piece)
-        found.append(np.asarray(jax.nn.log_softmax(logits))[:, :256])
-    log_probs = np.concatenate(found)[np.arange(32), data]
+    row, logits = jax.jit(lambda x: read(model, x, 32))(data[:24])
+    found, go_on = [*logits], jax.jit(lambda row: predict(model, row))
+    for byte in data[24:]:
+        row, logits = go_on(row)
+        found.append(logits)
+        row = eqx.tree_at(lambda row: row.last, row, jnp.int32(byte))
+    log_probs = jax.nn.log_softmax(np.stack(found))[np.arange(32), data]
     assert_close(compiled(model)(data), -log_probs / np.log(2))
     assert int(row.seen) == 32
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int, Integer, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from perceiver_eqx import ByteLM
 from perceiver_eqx.generate import Row as ByteRow
@@ -39,8 +39,6 @@ from .rows import find_row
 
 # New bytes of a call, and how many calls are timed.
 NEW_BYTES, CALLS = 64, 8
-# Bytes of the context that the Transformer reads at once.
-PIECE = 2048
 
 
 class CachedRow(eqx.Module):
@@ -58,16 +56,27 @@ def cached_row(model: ByteTransformer, room: int) -> CachedRow:
     return CachedRow(caches, jnp.zeros((), jnp.int32), jnp.int32(BEGIN))
 
 
-def feed(
-    model: ByteTransformer, row: CachedRow, symbols: Integer[Array, " bytes"]
-) -> tuple[CachedRow, Array]:
-    """The row after more bytes, and the logits of each of them."""
-    symbols = symbols.astype(jnp.int32)
+def read(
+    model: ByteTransformer, symbols: Integer[Array, " bytes"], room: int
+) -> tuple[CachedRow, Float[Array, "bytes 256"]]:
+    """The row after a context, with room for so many bytes, and the logits of each byte
+    of it."""
+    row, symbols = cached_row(model, room), symbols.astype(jnp.int32)
     late = jnp.concatenate([row.last[None], symbols[:-1]])
     x = model.embedding(late, model.dtype)[:, None]
-    x, caches = model.processor(x, row.caches, row.seen)
+    x, caches = model.processor(x, row.caches, 0)
     after = CachedRow(caches, row.seen + symbols.size, symbols[-1])
     return after, model.logits(x[:, 0]).astype(jnp.float32)
+
+
+def predict(
+    model: ByteTransformer, row: CachedRow
+) -> tuple[CachedRow, Float[Array, " 256"]]:
+    """The logits of the next byte, and the row that it is to be put into."""
+    x = model.embedding(row.last, model.dtype)[None, None]
+    x, caches = model.processor(x, row.caches, row.seen)
+    logits = model.logits(x[0, 0]).astype(jnp.float32)
+    return CachedRow(caches, row.seen + 1, row.last), logits
 
 
 def draw_bytes(
@@ -77,11 +86,9 @@ def draw_bytes(
     recent = jnp.full((RECENT,), -1)
 
     def draw_byte(row: CachedRow, key):
-        x = model.embedding(row.last, model.dtype)[None, None]
-        x, caches = model.processor(x, row.caches, row.seen)
-        logits = model.logits(x[0, 0]).astype(jnp.float32)
+        row, logits = predict(model, row)
         byte = rules.draw(logits, recent, key)
-        return CachedRow(caches, row.seen + 1, byte), None
+        return eqx.tree_at(lambda row: row.last, row, byte), None
 
     return lax.scan(draw_byte, row, jr.split(key, NEW_BYTES))[0]
 
@@ -97,12 +104,8 @@ def draw_steps(model: ByteLM, rules: Rules, row: ByteRow, key: PRNGKeyArray) -> 
 
 
 def read_by_transformer(model: ByteTransformer, prompt: np.ndarray) -> CachedRow:
-    """The row after a context, piece by piece."""
-    piece = min(PIECE, prompt.size)
-    row = cached_row(model, prompt.size + NEW_BYTES * (CALLS + 2))
-    for start in range(0, prompt.size, piece):
-        row = _fed(model, row, jnp.asarray(prompt[start : start + piece]))
-    return row
+    """The row after a context."""
+    return _read(model, prompt, prompt.size + NEW_BYTES * (CALLS + 2))
 
 
 def read_by_byte_lm(model: ByteLM, prompt: np.ndarray) -> ByteRow:
@@ -163,9 +166,9 @@ def measure(text: str, context: int, batch: int) -> dict[str, Any]:
     }
 
 
-@partial(eqx.filter_jit, donate="all-except-first")
-def _fed(model: ByteTransformer, row: CachedRow, symbols) -> CachedRow:
-    return feed(model, row, symbols)[0]
+@eqx.filter_jit
+def _read(model: ByteTransformer, prompt: np.ndarray, room: int) -> CachedRow:
+    return read(model, prompt, room)[0]
 
 
 def _seconds(call: Callable[[], Any]) -> float:
