@@ -133,6 +133,7 @@ class CausalProcessor(eqx.Module):
             return self.norm(x), caches
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
         keys = None if key is None else jr.split(key, self.num_layers)
+        unrolled = _unrolls()
         # A round is a layer of each window.
         rounds = self.num_layers // len(self.windows)
         of_rounds = jax.tree.map(
@@ -153,13 +154,17 @@ class CausalProcessor(eqx.Module):
 
                 of_layer = jax.tree.map(lambda x, place=place: x[place], of_layers)
                 layer = jax.checkpoint(
-                    layer, policy=_kept(self.remat), prevent_cse=False
+                    layer,
+                    policy=_kept(self.remat),
+                    prevent_cse=self.remat and unrolled,
                 )
                 x, of_cache = layer(x, of_layer)
                 newest.append(of_cache)
             return x, newest
 
-        x, newest = lax.scan(take_round, x, (jnp.arange(rounds), of_rounds))
+        x, newest = lax.scan(
+            take_round, x, (jnp.arange(rounds), of_rounds), unroll=unrolled
+        )
         # All layers' at once: then a cache that is donated is written in place.
         caches = tuple(
             cache.extend(*of_cache)
@@ -194,6 +199,13 @@ def windows_in_turn(
         if of_layers == of_layers[:count] * (len(of_layers) // count)
     )
     return tuple(of_layers[:period])
+
+
+def _unrolls() -> bool:
+    """Whether layers are compiled one by one. On a GPU, XLA computes a product twice if
+    a loop both uses it and keeps it for the backward pass. Elsewhere a loop compiles
+    faster."""
+    return jax.default_backend() == "gpu"
 
 
 def _kept(remat: bool) -> Callable[..., bool]:

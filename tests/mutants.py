@@ -372,6 +372,14 @@ MUTANTS = (
         "test_muon_makes_every_matrix_of_a_stack_orthogonal_by_itself",
     ),
     Mutant(
+        "Muon gives a matrix the update of another of its shape",
+        "train/optim.py",
+        "places[shape] += count",
+        "places[shape] += 0",
+        "tests/train/test_optim.py::"
+        "test_muon_makes_every_matrix_of_a_stack_orthogonal_by_itself",
+    ),
+    Mutant(
         "n-grams forget what was before a chunk",
         "perceiver_eqx/adapters/bytes.py",
         "before = jnp.concatenate([before, flat])[flat.size :]",

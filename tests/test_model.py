@@ -164,7 +164,7 @@ def test_a_finite_window_streams_past_every_ring_with_a_state_of_constant_size()
     assert sum(x.nbytes for x in jax.tree.leaves(state)) == size
 
 
-def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them():
+def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them(monkeypatch):
     windows = 2, None, 3
     processor = perceiver(windows, num_layers=6, remat=False).processor
     with_remat = perceiver(windows, num_layers=6, remat=True).processor
@@ -174,7 +174,8 @@ def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them():
 
     @eqx.filter_jit
     @eqx.filter_value_and_grad
-    def by_scan(arguments):
+    def by_scan(arguments, unrolled):
+        monkeypatch.setattr("perceiver_eqx.processor._unrolls", lambda: unrolled)
         processor, x = arguments
         return jnp.sum(processor(x, caches, start)[0] ** 3)
 
@@ -192,8 +193,11 @@ def test_the_scan_over_layers_with_and_without_remat_is_a_loop_over_them():
         return jnp.sum(processor.norm(x) ** 3)
 
     expected = by_loop((processor, x))
-    assert_gradients_close(by_scan((processor, x)), expected)
-    assert_gradients_close(by_scan((with_remat, x)), expected)
+    for unrolled in (False, True):
+        assert_gradients_close(by_scan((processor, x), unrolled), expected)
+        assert_gradients_close(by_scan((with_remat, x), unrolled), expected)
+        loops = by_scan.lower((processor, x), unrolled).as_text().count("while")
+        assert (loops == 0) == unrolled
     assert "remat" in str(jax.make_jaxpr(lambda x: with_remat(x, caches, start)[0])(x))
 
 

@@ -1,5 +1,6 @@
 """The optimizers: AdamW for all, or Muon for hidden matrices and AdamW for the rest."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -63,27 +64,65 @@ def muon(
         the scale and the decay.
     """
 
-    def in_dtype(gradient, params=None):
-        of_muon = hidden_matrices(gradient)
-        return jax.tree.map(
-            lambda x, axes: x if axes is None else x.astype(dtype),
-            gradient,
-            of_muon,
-        )
+    def axes(params: PyTree) -> PyTree:
+        """Of `_by_shape`'s; `None` for what is left to AdamW."""
+        matrices = MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,))
+        return {
+            "matrices": dict.fromkeys(params["matrices"], matrices),
+            "others": jax.tree.map(lambda _: None, params["others"]),
+        }
+
+    inner = optax_muon(
+        schedule,
+        weight_decay=weight_decay,
+        mu_dtype=jnp.dtype(dtype),
+        adam_b1=b1,
+        adam_b2=b2,
+        muon_weight_dimension_numbers=axes,
+        consistent_rms=UPDATE_RMS,
+    )
+
+    def init(params):
+        return inner.init(_by_shape(params))
+
+    def update(updates, state, params=None):
+        stacks = _by_shape(updates)
+        stacks["matrices"] = optax.tree.cast(stacks["matrices"], dtype)
+        taken, state = inner.update(stacks, state, _by_shape(params))
+        return _as_before(taken, updates), state
 
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
-        optax.stateless(in_dtype),
-        optax_muon(
-            schedule,
-            weight_decay=weight_decay,
-            mu_dtype=jnp.dtype(dtype),
-            adam_b1=b1,
-            adam_b2=b2,
-            muon_weight_dimension_numbers=hidden_matrices,
-            consistent_rms=UPDATE_RMS,
-        ),
+        optax.GradientTransformation(init, update),
     )
+
+
+def _by_shape(params: PyTree) -> dict[str, PyTree]:
+    """The `hidden_matrices` of each shape as one stack, whatever layers they are of, so
+    that few products serve them all; and all else, as it was."""
+    matrices, others = eqx.partition(params, hidden_matrices(params))
+    stacks: dict[str, list] = {}
+    for x in jax.tree.leaves(matrices):
+        rows, columns = x.shape[-2:]
+        stack = stacks.setdefault(f"{rows}x{columns}", [])
+        stack.append(x.reshape(-1, rows, columns))
+    joined = {shape: jnp.concatenate(stack) for shape, stack in stacks.items()}
+    return {"matrices": joined, "others": others}
+
+
+def _as_before(stacks: PyTree, params: PyTree) -> PyTree:
+    """What `_by_shape` took apart, in the structure of `params`."""
+    matrices, _ = eqx.partition(params, hidden_matrices(params))
+    places = dict.fromkeys(stacks["matrices"], 0)
+
+    def take(x):
+        rows, columns = x.shape[-2:]
+        shape, count = f"{rows}x{columns}", x.size // (rows * columns)
+        start = places[shape]
+        places[shape] += count
+        return stacks["matrices"][shape][start : start + count].reshape(x.shape)
+
+    return eqx.combine(jax.tree.map(take, matrices), stacks["others"])
 
 
 def is_matrix(params: PyTree) -> PyTree:
@@ -97,11 +136,9 @@ def is_matrix(params: PyTree) -> PyTree:
 
 
 def hidden_matrices(params: PyTree) -> PyTree:
-    """The axes of the matrices that Muon takes; `None` for all else. Those of stacked
-    layers have an axis more, the first, and are taken one by one."""
-    axes = MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,))
-
-    def choose(path, matrix: bool):
-        return axes if matrix and "logits" not in jtu.keystr(path) else None
-
-    return jtu.tree_map_with_path(choose, is_matrix(params))
+    """True for the matrices that Muon takes. Those of stacked layers, which have an
+    axis more, the first, are taken one by one."""
+    return jtu.tree_map_with_path(
+        lambda path, matrix: matrix and "logits" not in jtu.keystr(path),
+        is_matrix(params),
+    )

@@ -23,16 +23,14 @@ def first_update(make, gradient, params, **options):
     return jax.jit(lambda g, p: optim.update(g, optim.init(p), p)[0])(gradient, params)
 
 
-@pytest.mark.parametrize(("make", "decaying"), [(adamw, is_matrix), (muon, None)])
+@pytest.mark.parametrize(
+    ("make", "decaying"), [(adamw, is_matrix), (muon, hidden_matrices)]
+)
 def test_only_matrices_decay(make, decaying):
     params = params_of_a_model()
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates = first_update(make, zeros, params, weight_decay=0.5)
-    if decaying is None:
-        axes = hidden_matrices(params)
-        matrices = jax.tree.map(lambda _, axes: axes is not None, params, axes)
-    else:
-        matrices = decaying(params)
+    matrices = decaying(params)
     assert 0 < sum(jax.tree.leaves(matrices)) < len(jax.tree.leaves(matrices))
     for decays, update, leaf in zip(
         *map(jax.tree.leaves, (matrices, updates, params)), strict=True
@@ -49,10 +47,14 @@ def test_muon_makes_every_matrix_of_a_stack_orthogonal_by_itself(dtype):
         lambda path, x: normals(len(jtu.keystr(path)), *x.shape), params
     )
     updates = first_update(muon, gradient, params, dtype=dtype)
-    up = updates.perceiver.processor.blocks.mlp.up.weight
-    assert up.ndim == 3
+
+    def layers(tree):
+        mlp = tree.perceiver.processor.blocks.mlp
+        return [*mlp.up.weight, *mlp.gate.weight, *mlp.down.weight]
+
+    assert len(layers(updates)) == 6
     for layer, (update, of_layer) in enumerate(
-        zip(up, gradient.perceiver.processor.blocks.mlp.up.weight, strict=True)
+        zip(layers(updates), layers(gradient), strict=True)
     ):
         scale = RATE * UPDATE_RMS * np.sqrt(max(update.shape))
         left, values, right = np.linalg.svd(np.asarray(update), full_matrices=False)

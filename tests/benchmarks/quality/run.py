@@ -20,7 +20,7 @@ CURVE_BYTES = 256 << 10
 CURVE_POINTS = 6
 # The device is waited for once in so many steps, for metrics of as many steps ago.
 READ_EVERY = 20
-TIMED_STEPS = 5
+TIMED_STEPS = 20
 
 
 @dataclass
