@@ -23,6 +23,7 @@ def test_a_variant_changes_what_it_names():
         "micro_batches": 1,
         "devices": 1,
         **row.arguments,
+        "local_window": [128, 1024],
     }
     with pytest.raises(ValueError, match="`rows` must be among"):
         find_row("no-such-row")

@@ -148,7 +148,7 @@ def _arguments() -> argparse.Namespace:
     add("--out", type=Path, required=True)
     add("--learning-rates", nargs="+", type=float, help="in place of the rows' own")
     add("--seeds", nargs="+", type=int, default=[0])
-    add("--optimizer", choices=("adamw", "muon"), default="adamw")
+    add("--optimizer", choices=("adamw", "muon"), default="muon")
     add("--final-share", type=float, default=0.1, help="of the peak learning rate")
     add("--window", type=int, default=32_768, help="bytes of a training window")
     add("--limit", type=int, help="take only so many bytes of the text")
