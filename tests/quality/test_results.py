@@ -21,6 +21,7 @@ def test_a_variant_changes_what_it_names():
     assert row.resolved() == {
         "batch_bytes": 65_536,
         "micro_batches": 1,
+        "weight_decay": 0.1,
         "devices": 1,
         **row.arguments,
         "local_window": [128, 1024],

@@ -15,7 +15,7 @@ from train.optim import adamw, muon
 
 Name = Literal["adamw", "muon"]
 
-B1, B2, WEIGHT_DECAY, CLIP_NORM = 0.9, 0.95, 0.1, 1.0
+B1, B2, CLIP_NORM = 0.9, 0.95, 1.0
 MOST_WARMUP_STEPS = 100
 
 
@@ -38,6 +38,7 @@ def optimizer(
     steps: Int[Array, ""] | int,
     peak: Float[Array, ""] | float,
     final_share: float = 0.1,
+    weight_decay: float = 0.1,
     dtype: DTypeLike = "float32",
 ) -> optax.GradientTransformation:
     """Clips by the global norm, and lets matrices alone decay.
@@ -46,13 +47,14 @@ def optimizer(
         name: `"adamw"` for all, or `"muon"`: by Muon the matrices between the
             embeddings and the logits, and by AdamW all else.
         steps, peak, final_share: of `learning_rate`.
+        weight_decay: times the learning rate.
         dtype: what the model computes in, and Muon with it.
     """
 
     def schedule(step):
         return learning_rate(step, steps, peak, final_share)
 
-    options = {"b1": B1, "b2": B2, "weight_decay": WEIGHT_DECAY, "clip_norm": CLIP_NORM}
+    options = {"b1": B1, "b2": B2, "weight_decay": weight_decay, "clip_norm": CLIP_NORM}
     if name == "adamw":
         return adamw(schedule, **options)
     return muon(schedule, **options, dtype=dtype)

@@ -73,7 +73,9 @@ def compile_row(row: Row, optimizer_name: Name, final_share: float = 0.1) -> Pro
 
     def step(carried, batch, number, steps, peak, key):
         model, opt_state = eqx.combine(carried, static)
-        optim = optimizer(optimizer_name, steps, peak, final_share, row.dtype)
+        optim = optimizer(
+            optimizer_name, steps, peak, final_share, row.weight_decay, row.dtype
+        )
         key = jr.fold_in(jr.fold_in(key, number), lax.axis_index(AXIS))
         bits, gradient = lax.pmean(
             _bits_and_gradient(model, batch, key, row.micro_batches), AXIS

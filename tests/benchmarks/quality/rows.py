@@ -27,6 +27,7 @@ class Row:
         learning_rates: peaks to try.
         batch_bytes: bytes of an optimizer step, a multiple of the context.
         micro_batches: parts of a batch that go one after the other, for memory.
+        weight_decay: of matrices, times the learning rate.
         devices: over how many a batch is split; each holds all of the model.
     """
 
@@ -36,6 +37,7 @@ class Row:
     learning_rates: tuple[float, ...] = (4e-3, 8e-3)
     batch_bytes: int = 65_536
     micro_batches: int = 1
+    weight_decay: float = 0.1
     devices: int = 1
 
     @property
@@ -51,6 +53,7 @@ class Row:
         of_row = {
             "batch_bytes": self.batch_bytes,
             "micro_batches": self.micro_batches,
+            "weight_decay": self.weight_decay,
             "devices": self.devices,
         }
         return json.loads(json.dumps(of_row | self.arguments))
@@ -171,8 +174,8 @@ def find_row(text: str, learning_rates: Sequence[float] | None = None) -> Row:
 
     Args:
         text: a name of `ROWS`, or such a name, a colon, and `argument=value` between
-            commas: arguments of the model, `batch_bytes`, `micro_batches`, `devices`
-            and `lr`.
+            commas: arguments of the model, `batch_bytes`, `micro_batches`,
+            `weight_decay`, `devices` and `lr`.
         learning_rates: in place of those declared, where the text names none.
 
     Raises:
