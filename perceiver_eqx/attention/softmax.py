@@ -10,6 +10,7 @@ takes from the first. With one float, a merge at scores of 10,000 would shift we
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
@@ -105,6 +106,8 @@ def merge(a: SoftmaxAverage, b: SoftmaxAverage) -> SoftmaxAverage:
 
 def merge_all(averages: SoftmaxAverage) -> SoftmaxAverage:
     """`merge` over the first axis."""
+    if averages.top.shape[0] == 1:
+        return jax.tree.map(lambda x: x[0], averages)
     top = finite_top(lax.stop_gradient(averages.top.max(0)))
     weights = jnp.exp(averages.top - top) * jnp.exp(averages.rest)
     total = weights.sum(0)
