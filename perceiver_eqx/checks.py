@@ -36,9 +36,12 @@ def check_probabilities(**probabilities: float) -> None:
     """Refuse probabilities outside [0, 1).
 
     Raises:
+        TypeError: for one that is no number.
         ValueError: for one outside.
     """
     for name, probability in probabilities.items():
+        if not isinstance(probability, int | float | np.number):
+            raise TypeError(f"`{name}` must be a number, got {probability!r}.")
         if not 0 <= probability < 1:
             raise ValueError(f"`{name}` must lie in [0, 1), got {probability}.")
 

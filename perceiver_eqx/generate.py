@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt8
 
 from .adapters.byte_lm import ByteLM
 from .adapters.byte_state import ByteState
@@ -210,10 +210,13 @@ def _draw(
             found.append(new.tobytes())
         return found
 
+    # Rows end their steps at unequal bytes: one may need a step less than another.
+    needed = -(-(np.array(given) + num_bytes) // model.bytes_per_step)
     # The next step is on its way while the last one is looked at.
     coming = None
-    for _ in range(-(-(max(given) + num_bytes) // model.bytes_per_step)):
-        stacked, drawn = _draw_step((model, rules, keys), stacked)
+    for taken in range(needed.max()):
+        done = jnp.asarray(taken >= needed)
+        stacked, drawn = _draw_step((model, rules, keys, done), stacked)
         if coming is not None:
             yield told(coming)
         coming = drawn
@@ -221,9 +224,12 @@ def _draw(
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _draw_step(fixed: tuple[ByteLM, Rules, Array], rows: Row):
-    """`draw_step` for every row."""
-    model, rules, keys = fixed
+def _draw_step(fixed: tuple[ByteLM, Rules, Array, Bool[Array, " rows"]], rows: Row):
+    """`draw_step` for every row. Of those that are done nothing is read any more, and
+    their steps are not counted: there may be no room for more."""
+    model, rules, keys, done = fixed
+    counted = jnp.where(done, 0, rows.state.perceiver.steps)
+    rows = eqx.tree_at(lambda rows: rows.state.perceiver.steps, rows, counted)
     return jax.vmap(partial(draw_step, model, rules))(rows, keys)
 
 

@@ -204,14 +204,17 @@ class CausalPerceiver(eqx.Module):
             dtype: of the inputs to come.
 
         Raises:
-            ValueError: if `latent_window` is `None` and `max_steps` is not
-            given, or if a context is given to a model built without one.
+            TypeError, ValueError: if `latent_window` is `None` and `max_steps` is
+                no whole number of at least 1, or if a context is given to a model
+                built without one.
         """
-        if self.latent_window is None and (max_steps is None or max_steps < 1):
+        if self.latent_window is None and max_steps is not None:
+            check_sizes(max_steps=max_steps)
+        if self.latent_window is None and max_steps is None:
             raise ValueError(
-                "`max_steps` must be at least 1 where `latent_window` is None, since "
-                f"every past latent is kept, got {max_steps}. Pass the number of steps "
-                "to come, or build the model with a finite `latent_window`."
+                "`max_steps` must be given where `latent_window` is None, since every "
+                "past latent is kept. Pass the number of steps to come, or build the "
+                "model with a finite `latent_window`."
             )
         kept = max_steps if self.latent_window is None else None
         return self._state(context, self._caches(kept, dtype))

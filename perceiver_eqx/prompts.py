@@ -32,14 +32,11 @@ def read_prompts(
     Args:
         As `generate` takes them.
     """
-    if not isinstance(model, ByteLM):
-        raise TypeError(f"`model` must be a ByteLM, got {type(model).__name__}.")
+    check_model(model)
     check_sizes(num_bytes=num_bytes)
     texts = [symbols_of("prompt", prompt) for prompt in prompts]
     if state is None:
-        # Rows end their steps at unequal bytes, and go on until the last has enough.
-        longest = max((text.size for text in texts), default=0)
-        most = longest + num_bytes + model.bytes_per_step - 1
+        most = max((text.size for text in texts), default=0) + num_bytes
         source = (
             None if context is None else jnp.asarray(symbols_of("context", context))
         )
@@ -50,6 +47,16 @@ def read_prompts(
             "`model.add_context(state, context)`."
         )
     return [_read(model, state, text) for text in texts]
+
+
+def check_model(model: ByteLM) -> None:
+    """Refuse what is no model over bytes.
+
+    Raises:
+        TypeError: for that.
+    """
+    if not isinstance(model, ByteLM):
+        raise TypeError(f"`model` must be a ByteLM, got {type(model).__name__}.")
 
 
 def _room(model: ByteLM, num_bytes: int) -> int | None:

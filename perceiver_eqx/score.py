@@ -13,7 +13,7 @@ from .adapters.byte_lm import ByteLM
 from .adapters.byte_state import ByteState
 from .adapters.bytes import Symbols, symbols_of
 from .checks import check_sizes
-from .prompts import init_state
+from .prompts import check_model, init_state
 
 
 def log_prob(
@@ -39,9 +39,11 @@ def log_prob(
 
     Raises:
         ValueError: for values that are no bytes.
-        TypeError: for data that are neither bytes, integers nor a path.
+        TypeError: for data that are neither bytes, integers nor a path, or a model that
+            is no `ByteLM`.
         FileNotFoundError: there is no such file.
     """
+    check_model(model)
     check_sizes(chunk_steps=chunk_steps)
     if isinstance(data, os.PathLike):
         size = Path(data).stat().st_size

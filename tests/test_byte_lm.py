@@ -1,3 +1,5 @@
+import json
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_eqx import ByteLM
+from perceiver_eqx.adapters.byte_lm import _plain
+from perceiver_eqx.adapters.local import check_local_window
 from tests import oracle
 from tests.helpers import TOLERANCE, assert_close, relative_error
 from tests.models import SOURCE, STEPS, TOKENS, byte_inputs, byte_lm
@@ -164,6 +168,15 @@ def test_hyperparameters_build_the_same_model_again():
     assert jax.tree.map(lambda x: x.shape, again) == shapes
 
 
+SMALL = {
+    "bytes_per_step": 2,
+    "num_latents": 1,
+    "latent_dim": 8,
+    "num_layers": 1,
+    "num_heads": 2,
+}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -182,15 +195,19 @@ def test_hyperparameters_build_the_same_model_again():
     ],
 )
 def test_bad_arguments_are_refused_by_name(change, message):
-    sizes = {
-        "bytes_per_step": 2,
-        "num_latents": 1,
-        "latent_dim": 8,
-        "num_layers": 1,
-        "num_heads": 2,
-    }
     with pytest.raises(ValueError, match=message):
-        ByteLM(**{**sizes, **change}, key=jr.key(0))
+        ByteLM(**{**SMALL, **change}, key=jr.key(0))
+
+
+@pytest.mark.parametrize("window", [None, (4, None)])
+def test_a_local_window_without_end_is_refused(window):
+    with pytest.raises(ValueError, match="`local_window` must be .* got .*None"):
+        check_local_window(window)
+
+
+def test_numbers_of_numpy_can_be_written_down():
+    given = _plain((np.int64(8), (np.float32(0.5), None), "places", 3))
+    assert json.loads(json.dumps(given)) == [8, [0.5, None], "places", 3]
 
 
 def test_a_context_for_a_model_without_one_is_refused():

@@ -40,6 +40,11 @@ def test_a_bad_value_is_refused_with_name_rule_and_value(check, message):
         check()
 
 
+def test_a_probability_that_is_no_number_is_refused():
+    with pytest.raises(TypeError, match="rate|probabilities"):
+        check_probabilities(rate="0.1")
+
+
 @pytest.mark.parametrize("size", [True, 2.0])
 def test_a_size_that_is_no_whole_number_is_refused(size):
     with pytest.raises(TypeError, match="steps|sizes"):

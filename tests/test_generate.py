@@ -100,11 +100,16 @@ def test_prompts_of_any_lengths_go_on_together_as_one_by_one(window):
         assert found.tolist() == generate(model, prompt, 10, key=key).tolist()
 
 
-def test_there_is_room_for_a_row_that_takes_a_step_more():
-    # The longer prompt ends with a step, the shorter one inside it: 5 steps, not 4.
-    model = byte_lm(None, num_layers=1)
-    found = generate(model, [b"abcdef", b"abcde"], 6, key=jr.key(0))
-    assert [x.size for x in found] == [6, 6]
+def test_a_row_that_is_done_needs_no_room_for_the_others():
+    # The longer prompt ends with a step, the shorter one inside it and takes one more.
+    model, prompts = byte_lm(None, num_layers=1), [b"abcdef", b"abcde"]
+    state = model.init_state(max_steps=4)
+    options = {"temperature": 0.0, "key": jr.key(0)}
+    found = generate(model, prompts, 6, state=state, **options)
+    for prompt, added in zip(prompts, found, strict=True):
+        assert added.tolist() == by_recomputation(model, prompt, 6)
+        of_own_room = generate(model, prompt, 6, **options)
+        assert added.tolist() == of_own_room.tolist()
 
 
 def test_samples_of_a_prompt_are_those_of_the_prompt_repeated():

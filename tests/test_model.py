@@ -271,7 +271,7 @@ def test_a_context_of_nothing_is_none():
 
 
 def test_the_full_window_needs_to_know_max_steps():
-    with pytest.raises(ValueError, match="`max_steps` must be at least 1 where"):
+    with pytest.raises(ValueError, match="`max_steps` must be given where"):
         perceiver(None).init_state()
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from perceiver_eqx.adapters.local import local_sizes
+from perceiver_eqx.adapters.local import check_local_window, local_sizes
 from perceiver_eqx.adapters.ngrams import check_ngrams
 from perceiver_eqx.processor import windows_in_turn
 
@@ -72,8 +72,8 @@ class ModelConfig:
         _at_least(0, self, "input_layers", "output_layers")
         if self.ngrams:
             check_ngrams(self.ngrams, self.ngram_rows)
-        for name in ("latent_window", "local_window"):
-            windows_in_turn(name, getattr(self, name), 1)
+        windows_in_turn("latent_window", self.latent_window, 1)
+        check_local_window(self.local_window)
         if self.token_dim is not None:
             _at_least(1, self, "token_dim")
         local_sizes(self.latent_dim, self.num_heads, self.local_dim, self.local_heads)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from perceiver_eqx import ByteLM
 from perceiver_eqx.adapters.byte_lm import delayed
+from perceiver_eqx.checks import check_multiples, check_shape, check_sizes
 from perceiver_eqx.layers import split_key
 
 
@@ -44,12 +45,20 @@ def sequence_bits(
 
     Args:
         data: bytes; a multiple of `model.bytes_per_step`.
-        length: how many of them count, from the first on.
+        length: how many of them count, from the first on; all if it is more.
         context: bytes that every step sees.
         chunk_steps: steps of a chunk, at least 1.
         key: for dropout; `None` for none.
+
+    Raises:
+        TypeError, ValueError: for data of another shape or no whole number of steps, or
+            chunks of less than a step.
     """
+    check_sizes(chunk_steps=chunk_steps)
+    check_shape("data", data, "window_bytes")
     per_step = model.bytes_per_step
+    check_multiples("`bytes_per_step`", per_step, window_bytes=data.size)
+    length = jnp.minimum(length, data.size)
     tokens = data.reshape(-1, per_step)
     steps = tokens.shape[0]
     chunk = min(chunk_steps, steps)

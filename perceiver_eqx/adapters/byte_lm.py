@@ -6,17 +6,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..checks import check_multiples, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
-from ..processor import windows_in_turn
 from ..state import PerceiverState
 from .byte_state import ByteState
 from .bytes import ByteContext, ByteInput, ByteOutput
-from .local import local_sizes
+from .local import check_local_window, local_sizes
 
 
 class ByteLM(eqx.Module):
@@ -102,18 +102,22 @@ class ByteLM(eqx.Module):
             latent_window = tuple(latent_window)
         if isinstance(local_window, Sequence):
             local_window = tuple(local_window)
+        if not isinstance(ngrams, Sequence | np.ndarray):
+            raise TypeError(f"`ngrams` must be a sequence of orders, got {ngrams!r}.")
         ngrams = tuple(ngrams)
         arguments = {
-            name: value
+            name: _plain(value)
             for name, value in locals().items()
             if name not in ("self", "key")
         }
         self._hyperparameters = tuple(arguments.items())
         check_sizes(
             bytes_per_step=bytes_per_step,
+            latent_dim=latent_dim,
+            num_heads=num_heads,
             mlp_widening=mlp_widening,
         )
-        windows_in_turn("local_window", local_window, 1)
+        check_local_window(local_window)
         check_sizes(0, input_layers=input_layers, output_layers=output_layers)
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             raise ValueError(
@@ -402,6 +406,13 @@ class ByteLM(eqx.Module):
         if not jnp.issubdtype(context.dtype, jnp.integer):
             raise TypeError(f"`context` must be integers, got {context.dtype}.")
         return self.contexts(context.astype(jnp.int32), self.dtype, start)
+
+
+def _plain(value: object) -> object:
+    """The value as a file can hold it: with Python's own numbers for NumPy's."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_integers(name: str, symbols: Array) -> None:

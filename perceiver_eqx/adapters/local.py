@@ -8,8 +8,22 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from ..checks import check_multiples, check_sizes
 from ..positions import count_on
-from ..processor import CausalProcessor
+from ..processor import CausalProcessor, windows_in_turn
 from ..state import Caches, State
+
+
+def check_local_window(window: int | None | Sequence[int | None]) -> None:
+    """Refuse what local layers can have no windows of.
+
+    Raises:
+        TypeError, ValueError: as `windows_in_turn` does, and for a window without end.
+    """
+    windows_in_turn("local_window", window, 1)
+    if window is None or (isinstance(window, Sequence) and None in window):
+        raise ValueError(
+            f"`local_window` must be at least 1 in every layer, got {window!r}: local "
+            "layers see some number of bytes back, latents all that is before them."
+        )
 
 
 def local_sizes(

@@ -66,9 +66,23 @@ def test_bytes_past_the_length_do_not_count():
     one, _ = bits(model, data, length, None, 4)
     other, _ = bits(model, data.at[10:].set(0), length, None, 4)
     assert one == other
+    whole, too_long = (
+        bits(model, data, jnp.array(n), None, 4)[0] for n in (data.size, 999)
+    )
+    assert whole == too_long
     nothing, gradients = bits(model, data, jnp.array(0), None, 4)
     assert nothing == 0
     assert all(np.all(g == 0) for g in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize(
+    ("cut", "chunk_steps", "message"),
+    [(0, 0, "`chunk_steps` must be at least 1"), (1, 4, "`window_bytes` must be a")],
+)
+def test_bad_chunks_are_refused_by_name(cut, chunk_steps, message):
+    data = byte_inputs(0)[0].ravel()
+    with pytest.raises(ValueError, match=message):
+        sequence_bits(byte_lm(3), data[cut:], jnp.array(5), chunk_steps=chunk_steps)
 
 
 def test_a_batch_sums_its_sequences():
