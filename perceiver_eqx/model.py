@@ -208,15 +208,16 @@ class CausalPerceiver(eqx.Module):
                 no whole number of at least 1, or if a context is given to a model
                 built without one.
         """
-        if self.latent_window is None and max_steps is not None:
+        kept = None
+        if self.latent_window is None:
+            if max_steps is None:
+                raise ValueError(
+                    "`max_steps` must be given where `latent_window` is None, since "
+                    "every past latent is kept. Pass the number of steps to come, or "
+                    "build the model with a finite `latent_window`."
+                )
             check_sizes(max_steps=max_steps)
-        if self.latent_window is None and max_steps is None:
-            raise ValueError(
-                "`max_steps` must be given where `latent_window` is None, since every "
-                "past latent is kept. Pass the number of steps to come, or build the "
-                "model with a finite `latent_window`."
-            )
-        kept = max_steps if self.latent_window is None else None
+            kept = max_steps
         return self._state(context, self._caches(kept, dtype))
 
     def add_context(

@@ -417,6 +417,20 @@ MUTANTS = (
         + "test_the_transformer_generates_from_the_logits_that_it_is_scored_by",
     ),
     Mutant(
+        "generation: a row that is done goes on taking room",
+        "perceiver_eqx/generate.py",
+        "counted = jnp.where(done, 0, rows.state.perceiver.steps)",
+        "counted = rows.state.perceiver.steps",
+        GENERATE + "test_a_row_that_is_done_needs_no_room_for_the_others",
+    ),
+    Mutant(
+        "bytes that only fill a chunk count",
+        "train/loss.py",
+        "length = jnp.minimum(length, data.size)",
+        "length = length * 1",
+        "tests/train/test_loss.py::test_bytes_past_the_length_do_not_count",
+    ),
+    Mutant(
         "comparison: devices each go their own way",
         "tests/benchmarks/quality/programs.py",
         "bits, gradient = lax.pmean(",
