@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .attention.attend import attend, attend_average
 from .attention.softmax import merge
+from .conv import CausalConv
 from .norms import LayerNorm, RMSNorm
 from .positions import rotary
-from .state import KeyValueCache, by_row
+from .state import KeyValueCache, LayerCache, by_row
 
 
 class Linear(eqx.Module):
@@ -281,9 +282,10 @@ class CrossAttention(eqx.Module):
 
 class SelfAttentionBlock(eqx.Module):
     """Pre-norm causal self-attention between rows grouped by step, with rotary
-    positions by step, and an MLP."""
+    positions by step, after a causal convolution if wanted, and an MLP."""
 
     norm: LayerNorm
+    conv: CausalConv | None
     heads: MultiHead
     mlp_norm: LayerNorm
     mlp: MLP
@@ -301,6 +303,7 @@ class SelfAttentionBlock(eqx.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         scale: float = 1.0,
+        conv_kernel: int = 0,
         key: PRNGKeyArray,
     ):
         """
@@ -311,6 +314,8 @@ class SelfAttentionBlock(eqx.Module):
             dropout: probability in [0, 1) on both residual branches.
             attention_dropout: probability in [0, 1) on the attention weights.
             scale: factor on the initial deviation of the two maps into the residual.
+            conv_kernel: steps that a `CausalConv` before the attention sees; 0 for
+                none.
         """
         heads_key, mlp_key = jr.split(key)
         self.norm = LayerNorm(dim)
@@ -319,40 +324,43 @@ class SelfAttentionBlock(eqx.Module):
         )
         self.mlp_norm = LayerNorm(dim)
         self.mlp = MLP(dim, mlp_widening, gated=gated_mlp, scale=scale, key=mlp_key)
+        self.conv = CausalConv(conv_kernel, dim) if conv_kernel else None
         self.dropout = dropout
         self.attention_dropout = attention_dropout
 
     def __call__(
         self,
         x: Float[Array, "steps rows dim"],
-        cache: KeyValueCache,
+        cache: LayerCache,
         past_steps: Int[Array, ""] | int,
         window: int | None,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "steps rows dim"], tuple[Array, Array]]:
+    ) -> tuple[Float[Array, "steps rows dim"], tuple[Array, Array, Array | None]]:
         """
         Args:
             x: rows of each step; all of a step see each other and the steps before.
-            cache: keys and values of past steps; `past_steps` of them were ever put in.
+            cache: what is kept of past steps; `past_steps` of them were ever put in.
             window: how many steps a row sees, its own included; `None` for all.
 
         Returns:
-            the new rows, and their keys and values, as far as the cache has room.
+            the new rows, and what to `extend` the cache by.
         """
         weights_key, attention_key, mlp_key = split_key(key, 3)
-        normed = self.norm(x)
+        past, normed, last = cache.attention, self.norm(x), None
+        if self.conv is not None:
+            normed, last = self.conv(normed, cache.rows_before(past_steps))
         positions = past_steps + jnp.arange(x.shape[0])
         queries = rotary(self.heads.queries(normed), positions)
         keys = rotary(self.heads.keys(normed), positions)
         values = self.heads.values(normed)
         drops_weights = self.attention_dropout > 0 and weights_key is not None
-        if x.shape[0] == 1 and cache.capacity and not drops_weights:
-            attended = _attend_one(queries, keys, values, cache, past_steps)
+        if x.shape[0] == 1 and past.capacity and not drops_weights:
+            attended = _attend_one(queries, keys, values, past, past_steps)
         else:
             attended = attend(
                 rearrange(queries, "t c h d -> (t c) h d"),
-                *cache.visible(keys, values, past_steps, window),
+                *past.visible(keys, values, past_steps, window),
                 dropout=self.attention_dropout,
                 rng=weights_key,
             )
@@ -360,7 +368,7 @@ class SelfAttentionBlock(eqx.Module):
         joined = self.heads.join(attended.astype(x.dtype))
         x = x + dropout(joined, self.dropout, attention_key)
         x = x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, mlp_key)
-        return x, (cache.newest(keys), cache.newest(values))
+        return x, (past.newest(keys), past.newest(values), last)
 
 
 def _attend_one(

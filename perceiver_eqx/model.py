@@ -281,7 +281,7 @@ class CausalPerceiver(eqx.Module):
         if steps == 0:
             raise ValueError("`inputs` must hold at least 1 step, got none.")
         past_steps = state.steps
-        capacity = max(cache.capacity for cache in state.caches)
+        capacity = max(cache.attention.capacity for cache in state.caches)
         if self.latent_window is None and capacity:
             if steps > capacity:
                 raise ValueError(
@@ -338,7 +338,7 @@ class CausalPerceiver(eqx.Module):
         return self.processor.empty_caches(rows, dtype, most_steps)
 
     def _state(self, context: Array | None, caches: Caches) -> PerceiverState:
-        encoder, dtype = self.encoder, caches[0].keys.dtype
+        encoder, dtype = self.encoder, caches[0].attention.keys.dtype
         seen = (
             encoder.empty_prefix(dtype)
             if context is None

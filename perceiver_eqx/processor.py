@@ -14,7 +14,7 @@ from .attention.softmax import ATTENDED
 from .checks import check_sizes
 from .layers import SelfAttentionBlock
 from .norms import LayerNorm
-from .state import Caches, empty_cache
+from .state import Caches, LayerCache, empty_cache
 
 
 class CausalProcessor(eqx.Module):
@@ -41,13 +41,14 @@ class CausalProcessor(eqx.Module):
         qk_norm: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        conv_kernel: int = 0,
         key: PRNGKeyArray,
     ):
         """
         Args:
             num_layers: blocks, at least 0. Their parameters are stacked.
             dim, num_heads, mlp_widening, gated_mlp, qk_norm, dropout,
-                attention_dropout: of a block.
+                attention_dropout, conv_kernel: of a block.
             window: how many steps a latent sees, its own included; `None` for all. Of
                 several, which the layers take in turn, over and over.
             remat: keep of a layer only what its attention gave, for the backward pass,
@@ -73,6 +74,7 @@ class CausalProcessor(eqx.Module):
                 dropout=dropout,
                 attention_dropout=attention_dropout,
                 scale=1 / math.sqrt(2 * max(num_layers, 1)),
+                conv_kernel=conv_kernel,
                 key=key,
             )
 
@@ -96,20 +98,24 @@ class CausalProcessor(eqx.Module):
             most_steps: there is room for the past steps that a window reaches, but for
                 no more than this. Needed where one reaches all; 0 to keep nothing.
         """
-        num_heads = self.blocks.heads.num_heads
-        head_dim = self.norm.scale.size // num_heads
+        dim, num_heads = self.norm.scale.size, self.blocks.heads.num_heads
         layers = (self.num_layers // len(self.windows),)
 
         def capacity(window: int | None) -> int:
             reach = None if window is None else window - 1
             return min(most for most in (reach, most_steps) if most is not None)
 
-        return tuple(
-            empty_cache(
-                capacity(window), rows, num_heads, head_dim, layers=layers, dtype=dtype
+        def cache(window: int | None) -> LayerCache:
+            attention = empty_cache(
+                capacity(window), rows, num_heads, dim // num_heads, layers, dtype
             )
-            for window in self.windows
-        )
+            before = None
+            if self.blocks.conv is not None:
+                past = capacity(self.blocks.conv.kernel)
+                before = jnp.zeros((*layers, past, rows, dim), dtype)
+            return LayerCache(attention, before)
+
+        return tuple(map(cache, self.windows))
 
     @jax.named_scope("pqx.processor")
     def __call__(

@@ -63,7 +63,7 @@ class KeyValueCache(eqx.Module):
             window: how many steps a step sees, its own included; `None` for all.
         """
         steps, rows = keys.shape[:2]
-        if isinstance(past_steps, int) and past_steps == 0:
+        if _is_none(past_steps):
             keys, values = (by_row(self._by_head(x)) for x in (keys, values))
             return keys, values, StepMask(steps, steps, rows, rows, window)
         held = jnp.minimum(past_steps, self.capacity) if self.capacity else 0
@@ -111,6 +111,42 @@ class KeyValueCache(eqx.Module):
         return rearrange(x, "t c h d -> h t c d").astype(self.keys.dtype)
 
 
+class LayerCache(eqx.Module):
+    """What a self-attention layer, or a stack of them, keeps of past steps.
+
+    Attributes:
+        attention: keys and values.
+        before: the last rows that went into its causal convolution, if it has one;
+            zeros where there were none.
+    """
+
+    attention: KeyValueCache
+    before: Float[Array, "*layers past rows dim"] | None
+
+    def of_layer(self, layer: Int[Array, ""] | int) -> "LayerCache":
+        """The cache of one layer, of a stack of them."""
+        before = None if self.before is None else self.before[layer]
+        return LayerCache(self.attention.of_layer(layer), before)
+
+    def rows_before(
+        self, past_steps: Int[Array, ""] | int
+    ) -> Float[Array, "past rows dim"]:
+        """What a convolution over new steps sees before them; if `past_steps` is the
+        number 0, what is kept is not looked at."""
+        assert self.before is not None, "a cache of layers without a convolution"
+        return jnp.zeros_like(self.before) if _is_none(past_steps) else self.before
+
+    def extend(self, keys: Array, values: Array, before: Array | None) -> "LayerCache":
+        """The cache with the `newest` keys and values of new steps put in, and with
+        the last rows of these in the place of those before."""
+        return LayerCache(self.attention.extend(keys, values), before)
+
+
+def _is_none(past_steps: Int[Array, ""] | int) -> bool:
+    """Whether it is known, when compiling, that there are no steps before."""
+    return isinstance(past_steps, int) and past_steps == 0
+
+
 def by_row(
     x: Float[Array, "heads steps rows head_dim"],
 ) -> Float[Array, "kv_len heads head_dim"]:
@@ -123,7 +159,6 @@ def empty_cache(
     rows: int,
     num_heads: int,
     head_dim: int,
-    *,
     layers: tuple[int, ...] = (),
     dtype: DTypeLike = jnp.float32,
 ) -> KeyValueCache:
@@ -135,7 +170,7 @@ def empty_cache(
 
 
 # Of a stack of layers: one for each of the windows that they take in turn.
-Caches = tuple[KeyValueCache, ...]
+Caches = tuple[LayerCache, ...]
 
 
 class State(eqx.Module):

@@ -16,7 +16,8 @@ from tests.helpers import normals
 
 STEPS, TOKENS, OUTPUTS, INPUT_DIM, CONTEXT_DIM = 9, 3, 2, 5, 4
 SOURCE = 6
-LOCAL = {"token_dim": 6, "local_window": 4, "ngrams": (2, 5), "ngram_rows": 16}
+LOCAL = {"token_dim": 6, "local_window": 4, "local_conv": 3}
+LOCAL |= {"ngrams": (2, 5), "ngram_rows": 16}
 SIZES = {"num_latents": 2, "latent_dim": 8, "num_layers": 2, "num_heads": 2}
 
 

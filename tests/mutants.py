@@ -36,6 +36,7 @@ POSITIONS = "tests/test_positions.py::"
 STREAMING = "tests/test_streaming.py::"
 GENERATE = "tests/test_generate.py::"
 COMPARED = "tests/quality/test_models.py::"
+CONV = "tests/test_conv.py::"
 
 MUTANTS = (
     Mutant(
@@ -66,6 +67,27 @@ MUTANTS = (
         "seen = (age >= 0)",
         "seen = (age >= -1)",
         PREFIX + "test_a_change_of_a_later_token_leaves_earlier_outputs_to_the_bit",
+    ),
+    Mutant(
+        "convolution turned around in time",
+        "perceiver_eqx/conv.py",
+        "[(kernel - 1 - past, 0), (0, 0), (0, 0)]",
+        "[(0, kernel - 1 - past), (0, 0), (0, 0)]",
+        CONV + "test_a_change_of_a_step_leaves_the_rows_before_it_to_the_bit",
+    ),
+    Mutant(
+        "the oldest tap of a convolution on the newest step",
+        "perceiver_eqx/conv.py",
+        "start = kernel - 1 - age",
+        "start = age",
+        BYTES + "test_it_is_its_description_written_out_in_float64",
+    ),
+    Mutant(
+        "a convolution forgets what came before",
+        "perceiver_eqx/conv.py",
+        "return mixed.astype(x.dtype), known[steps:]",
+        "return mixed.astype(x.dtype), before",
+        STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
     ),
     Mutant(
         "scale missing in attend",

@@ -135,7 +135,7 @@ def self_attention(processor, x, rows):
             square = square - np.tril(square, -window)
         mask = einops.rearrange(square, "c e t1 t2 -> (t1 c) (t2 e)")
         block = Layer(processor.blocks, layer)
-        normed = norm(block.norm, x)
+        normed = convolution(block.conv, norm(block.norm, x), rows)
         query = root_mean_square(
             block.heads.query_norm, heads(block.heads, block.heads.query, normed)
         )
@@ -176,6 +176,18 @@ def norm(layer, x):
     centred = x - x.mean(-1, keepdims=True)
     deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + layer.epsilon)
     return centred / deviation * array(layer.scale) + array(layer.bias)
+
+
+def convolution(layer, x, rows):
+    """Each row and the same row of earlier steps, so many times each."""
+    if layer is None:
+        return x
+    y = x.copy()
+    for place in range(len(x)):
+        for age, tap in enumerate(array(layer.taps)):
+            if age * rows <= place:
+                y[place] += tap * x[place - age * rows]
+    return y
 
 
 def root_mean_square(layer, x):

@@ -140,13 +140,16 @@ def test_bytes_of_any_integer_dtype_give_the_same_logits():
 
 
 def test_half_precision_keeps_float32_logits_near_those_of_full_precision():
-    tokens, _ = byte_inputs(0)
-    half = byte_lm(3, dtype="bfloat16")
-    logits = run(half, tokens, None)
-    assert logits.dtype == jnp.float32
+    half, full = byte_lm(3, dtype="bfloat16"), byte_lm(3)
     assert half.init_state().perceiver.prefix.value.dtype == jnp.float32
-    expected = run(byte_lm(3), tokens, None)
-    assert relative_error(logits, expected) <= 2 * TOLERANCE["bfloat16"]
+    errors = []
+    for seed in range(8):
+        tokens, _ = byte_inputs(seed)
+        logits = run(half, tokens, None)
+        assert logits.dtype == jnp.float32
+        errors.append(relative_error(logits, run(full, tokens, None)))
+    # Of so small a model the largest error of a row varies fourfold from row to row.
+    assert np.median(errors) <= 2 * TOLERANCE["bfloat16"]
 
 
 def test_a_fresh_model_spends_about_eight_bits_a_byte():
@@ -226,5 +229,5 @@ def test_a_dtype_by_any_name_is_kept_as_a_word():
 def test_a_state_can_be_donated():
     state = byte_lm(3).init_state()
     after = jax.jit(lambda s: s, donate_argnums=0)(state)
-    assert state.perceiver.caches[0].keys.is_deleted()
-    assert not after.perceiver.caches[0].keys.is_deleted()
+    assert state.perceiver.caches[0].attention.keys.is_deleted()
+    assert not after.perceiver.caches[0].attention.keys.is_deleted()

@@ -37,6 +37,9 @@ class ModelConfig:
     local_window: int | tuple[int, ...] = 32
     """How many bytes a byte sees in a local layer, itself included. Of several, which
     the layers take in turn."""
+    local_conv: int = 0
+    """How many bytes a causal convolution before the attention of each local layer
+    sees, the byte itself included; 0 for none, as n-grams know them already."""
     input_layers: int = 1
     """Local layers before the Perceiver."""
     output_layers: int = 2
@@ -69,7 +72,7 @@ class ModelConfig:
     def __post_init__(self):
         _at_least(1, self, "bytes_per_step", "num_latents", "latent_dim", "num_layers")
         _at_least(1, self, "num_heads", "mlp_widening")
-        _at_least(0, self, "input_layers", "output_layers")
+        _at_least(0, self, "local_conv", "input_layers", "output_layers")
         if self.ngrams:
             check_ngrams(self.ngrams, self.ngram_rows)
         windows_in_turn("latent_window", self.latent_window, 1)

@@ -50,6 +50,7 @@ class ByteLM(eqx.Module):
         local_dim: int | None = None,
         local_heads: int | None = None,
         local_window: int | Sequence[int] = 256,
+        local_conv: int = 4,
         input_layers: int = 2,
         output_layers: int = 3,
         ngrams: Sequence[int] = (),
@@ -83,6 +84,8 @@ class ByteLM(eqx.Module):
             local_window: how many bytes a byte sees in a local layer, itself included.
                 Of several, which the layers before the Perceiver take in turn, and so
                 do those after it.
+            local_conv: how many bytes a causal convolution before the attention of
+                each local layer sees, the byte itself included; 0 for none.
             input_layers, output_layers: local layers before and after the Perceiver,
                 at least 0.
             ngrams: look up vectors for so many of the last bytes together, such as
@@ -118,7 +121,12 @@ class ByteLM(eqx.Module):
             mlp_widening=mlp_widening,
         )
         check_local_window(local_window)
-        check_sizes(0, input_layers=input_layers, output_layers=output_layers)
+        check_sizes(
+            0,
+            local_conv=local_conv,
+            input_layers=input_layers,
+            output_layers=output_layers,
+        )
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             raise ValueError(
                 "`dtype` must be 'float32', 'bfloat16', 'float16' or 'float64', got "
@@ -138,6 +146,7 @@ class ByteLM(eqx.Module):
             check_multiples("for a context", 2, token_dim=token_dim)
         local = {
             "window": local_window,
+            "conv_kernel": local_conv,
             "mlp_widening": mlp_widening,
             "gated_mlp": gated_mlp,
             "qk_norm": qk_norm,

@@ -56,7 +56,7 @@ class LocalState(State):
 
     Attributes:
         seen: how many there were; goes back as `PerceiverState.steps` does.
-        caches: each layer's keys and values of those that the window reaches.
+        caches: what each layer keeps of those that its window reaches.
     """
 
     seen: Int[Array, ""]
@@ -84,6 +84,7 @@ class LocalLayers(eqx.Module):
         num_heads: int,
         *,
         window: int | Sequence[int],
+        conv_kernel: int = 0,
         mlp_widening: int = 4,
         gated_mlp: bool = False,
         qk_norm: bool = False,
@@ -97,12 +98,15 @@ class LocalLayers(eqx.Module):
                 remat: as in `CausalProcessor`; without layers, only a norm is left.
             window: how many bytes a byte sees, itself included, at least 1. Of
                 several, which the layers take in turn.
+            conv_kernel: how many bytes the convolution before each attention sees, the
+                byte itself included; 0 for none.
         """
         self.processor = CausalProcessor(
             num_layers,
             dim,
             num_heads,
             window=window,
+            conv_kernel=conv_kernel,
             remat=remat,
             mlp_widening=mlp_widening,
             gated_mlp=gated_mlp,

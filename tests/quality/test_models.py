@@ -19,7 +19,7 @@ from tests.benchmarks.quality.models import (
     PerceiverAR,
 )
 from tests.benchmarks.quality.rows import ROWS
-from tests.helpers import assert_close
+from tests.helpers import assert_close, normals
 
 from .models import SMALL, compiled, data_of, small
 
@@ -63,9 +63,13 @@ def test_the_perceiver_ar_attends_as_a_dense_mask_says():
     assert_close(compiled(model)(data), -log_probs / np.log(2))
 
 
-def test_the_transformer_generates_from_the_logits_that_it_is_scored_by():
+@pytest.mark.parametrize("kernel", [0, 3])
+def test_the_transformer_generates_from_the_logits_that_it_is_scored_by(kernel):
     """A context at once, and then byte by byte."""
-    model, data = small("tiny-transformer"), data_of(32)
+    model, data = small("tiny-transformer", f",conv_kernel={kernel}"), data_of(32)
+    if kernel:
+        taps = jnp.asarray(normals(0, 2, kernel, 16))
+        model = eqx.tree_at(lambda m: m.processor.blocks.conv.taps, model, taps)
     row, logits = jax.jit(lambda x: read(model, x, 32))(data[:24])
     found, go_on = [*logits], jax.jit(lambda row: predict(model, row))
     for byte in data[24:]:

@@ -71,6 +71,7 @@ COMBINED = {
     "num_heads": 8,
     "latent_window": 64,
     "local_window": (128, 1024),
+    "local_conv": 4,
     "output_layers": 6,
     "context": 32_768,
     "dtype": "bfloat16",
