@@ -16,6 +16,8 @@ from ..adapters.byte_lm import ByteLM
 
 
 FORMAT = "perceiver_eqx.ByteLM"
+# What a model had before there were arguments of these names.
+BEFORE_ARGUMENTS = {"local_conv": 0}
 
 
 def save(path: str | os.PathLike, model: ByteLM) -> None:
@@ -92,7 +94,7 @@ def _describe(path: Path, header: dict[str, str]) -> ByteLM:
         )
     try:
         arguments = json.loads(header[FORMAT])
-        return _built(arguments)
+        return _built({**BEFORE_ARGUMENTS, **arguments})
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the header of {str(path)!r} does not describe a model: {error}."

@@ -49,6 +49,15 @@ def test_the_header_is_readable_json(file):
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_a_file_from_before_an_argument_is_read_as_it_was(tmp_path):
+    path, model = tmp_path / "model.safetensors", byte_lm(3, num_layers=1, local_conv=0)
+    save(path, model)
+    arguments = model.hyperparameters
+    del arguments["local_conv"]
+    rewritten(path, header={FORMAT: json.dumps(arguments)})
+    assert jax.tree.structure(load(path)) == jax.tree.structure(model)
+
+
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no model file at"):
         load(tmp_path / "none")
