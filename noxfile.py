@@ -30,9 +30,9 @@ def test(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the tests that take minutes each."""
+    """Run the tests that take minutes each: is every planted mistake caught?"""
     install(session, "test")
-    session.run("pytest", "-m", "slow", *session.posargs)
+    session.run("pytest", "-m", "slow", "--dist=load", *session.posargs)
 
 
 @nox.session

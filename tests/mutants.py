@@ -1,4 +1,4 @@
-"""Planted mistakes, each of which a named test must catch: `python -m tests.mutants`.
+"""Planted mistakes, each of which a named test must catch: `nox -s slow`.
 
 Each mistake is made in a copy of the tree, and its test is run there. A mistake that
 no longer applies to the source is an error too.
@@ -462,17 +462,6 @@ MUTANTS = (
 )
 
 
-def main() -> None:
-    survivors = 0
-    for mutant in MUTANTS:
-        caught = is_caught(mutant)
-        survivors += not caught
-        print(f"{'caught  ' if caught else 'SURVIVED'}  {mutant.mistake}", flush=True)
-        print(f"          {mutant.test}", flush=True)
-    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} planted mistakes caught")
-    sys.exit(survivors > 0)
-
-
 def is_caught(mutant: Mutant) -> bool:
     """Whether the mutant's test fails where the mistake is made.
 
@@ -504,7 +493,3 @@ def is_caught(mutant: Mutant) -> bool:
     if done.returncode not in (0, 1):
         raise ValueError(f"{mutant.test} could not be run:\n{done.stdout}")
     return done.returncode == 1
-
-
-if __name__ == "__main__":
-    main()

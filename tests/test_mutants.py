@@ -1,11 +1,21 @@
 import pytest
 
-from tests.mutants import MUTANTS, ROOT
+from tests.mutants import MUTANTS, ROOT, is_caught
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.mistake)
+each_mistake = pytest.mark.parametrize(
+    "mutant", MUTANTS, ids=lambda mutant: mutant.mistake
+)
+
+
+@each_mistake
 def test_a_planted_mistake_applies_to_the_source_and_names_a_test(mutant):
-    """`python -m tests.mutants`, which takes hours, plants them."""
     assert (ROOT / mutant.file).read_text().count(mutant.source) == 1
     path, name = mutant.test.split("::")
     assert f"def {name.partition('[')[0]}(" in (ROOT / path).read_text()
+
+
+@pytest.mark.slow
+@each_mistake
+def test_a_planted_mistake_is_caught(mutant):
+    assert is_caught(mutant), f"{mutant.test} passes in spite of it"
