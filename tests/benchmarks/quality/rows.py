@@ -64,7 +64,7 @@ TINY = {"num_layers": 2, "num_heads": 2, "dtype": "float32"}
 # What both kinds do best with where each byte is seen several times.
 DROPOUT = {"dropout": 0.1}
 COMBINED = {
-    "bytes_per_step": 8,
+    "bytes_per_step": 16,
     "num_latents": 1,
     "latent_dim": 512,
     "num_layers": 6,
@@ -72,7 +72,8 @@ COMBINED = {
     "latent_window": 64,
     "local_window": (128, 1024),
     "local_conv": 4,
-    "output_layers": 6,
+    "input_layers": 1,
+    "output_layers": 7,
     "context": 32_768,
     "dtype": "bfloat16",
 }
@@ -82,6 +83,7 @@ _DECLARED = (
         "transformer",
         ByteTransformer,
         {"dim": 512, "num_layers": 7, "num_heads": 8, "context": 2048} | DROPOUT,
+        batch_bytes=32_768,
     ),
     # At an equal budget a smaller one sees more bytes, a larger learns more of each.
     Row(
@@ -104,13 +106,13 @@ _DECLARED = (
         "perceiver-ar",
         PerceiverAR,
         {"dim": 512, "context": 32_768, "targets": 4096} | DEEP | DROPOUT,
+        batch_bytes=131_072,
     ),
     Row(
         "patch",
         PatchModel,
-        {"patch": 8, "dim": 512, "context": 32_768}
-        | {"local_dim": 256, "local_layers": 2, "local_heads": 4}
-        | DEEP
+        {"patch": 8, "dim": 512, "num_layers": 6, "num_heads": 8, "context": 32_768}
+        | {"local_dim": 384, "local_layers": 6, "local_heads": 6}
         | DROPOUT,
     ),
     Row("combined", Combined, COMBINED | DROPOUT),
