@@ -140,16 +140,14 @@ def test_bytes_of_any_integer_dtype_give_the_same_logits():
 
 
 def test_half_precision_keeps_float32_logits_near_those_of_full_precision():
-    half, full = byte_lm(3, dtype="bfloat16"), byte_lm(3)
+    # Norms over the few channels of the other tests' models would blow rounding up.
+    half, full = byte_lm(3, latent_dim=64, dtype="bfloat16"), byte_lm(3, latent_dim=64)
     assert half.init_state().perceiver.prefix.value.dtype == jnp.float32
-    # Of so small a model the error varies fourfold from sequence to sequence.
-    sequences = [byte_inputs(seed)[0] for seed in range(8)]
-    logits, expected = (
-        jnp.stack([run(model, tokens, None) for tokens in sequences])
-        for model in (half, full)
-    )
-    assert logits.dtype == jnp.float32
-    assert relative_error(logits, expected) <= 2 * TOLERANCE["bfloat16"]
+    for seed in range(3):
+        tokens, _ = byte_inputs(seed)
+        logits, expected = (run(model, tokens, None) for model in (half, full))
+        assert logits.dtype == jnp.float32
+        assert relative_error(logits, expected) <= TOLERANCE["bfloat16"]
 
 
 def test_a_fresh_model_spends_about_eight_bits_a_byte():
