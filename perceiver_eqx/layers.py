@@ -4,14 +4,15 @@ Parameters are float32. A layer computes in the dtype of its input; norms in flo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .attention.attend import attend, attend_average
 from .attention.softmax import merge
@@ -94,15 +95,32 @@ def split_key(key: PRNGKeyArray | None, num: int = 2) -> Sequence:
     return [None] * num if key is None else list(jr.split(key, num))
 
 
-def dropout(
-    x: Float[Array, "..."], rate: float, key: PRNGKeyArray | None
-) -> Float[Array, "..."]:
-    """Zero each entry with probability `rate` and scale up the rest; without a key, or
-    with rate 0, the identity."""
-    if key is None or rate == 0:
-        return x
-    keep = jr.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(keep, x / (1 - rate), 0)
+Drop = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+
+def dropouts(
+    rate: float, shape: tuple[int, ...], key: PRNGKeyArray | None
+) -> tuple[Drop, Drop]:
+    """Two functions of arrays of this shape. Each zeroes an entry with probability
+    `rate`, rounded to a multiple of 2^-16, and scales up the rest; without a key it
+    does nothing.
+
+    To draw a random number costs more than to use it, so one serves both.
+    """
+    of_65536 = min(round(rate * 65536), 65535)
+    if key is None or of_65536 == 0:
+        return _identity, _identity
+    bits = jr.bits(key, shape, jnp.uint32)
+
+    def drop(kept: Bool[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.where(kept, x / (1 - of_65536 / 65536), 0)
+
+    first, second = bits >> 16, bits & 65535
+    return partial(drop, first >= of_65536), partial(drop, second >= of_65536)
+
+
+def _identity(x: Array) -> Array:
+    return x
 
 
 class MLP(eqx.Module):
@@ -273,11 +291,11 @@ class CrossAttention(eqx.Module):
     ) -> Float[Array, "*rows q_dim"]:
         """What follows the attention: output projection, residual, MLP."""
         joined = self.heads.join(attended)
-        attention_key, mlp_key = split_key(key)
-        x = dropout(joined, self.dropout, attention_key)
+        drop_attended, drop_mlp = dropouts(self.dropout, joined.shape, key)
+        x = drop_attended(joined)
         if self.residual:
             x = x + queried
-        return x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, mlp_key)
+        return x + drop_mlp(self.mlp(self.mlp_norm(x)))
 
 
 class SelfAttentionBlock(eqx.Module):
@@ -346,7 +364,7 @@ class SelfAttentionBlock(eqx.Module):
         Returns:
             the new rows, and what to `extend` the cache by.
         """
-        weights_key, attention_key, mlp_key = split_key(key, 3)
+        weights_key, dropout_key = split_key(key)
         past, normed, last = cache.attention, self.norm(x), None
         if self.conv is not None:
             normed, last = self.conv(normed, cache.rows_before(past_steps))
@@ -366,8 +384,9 @@ class SelfAttentionBlock(eqx.Module):
             )
         attended = rearrange(attended, "(t c) h d -> t c h d", t=x.shape[0])
         joined = self.heads.join(attended.astype(x.dtype))
-        x = x + dropout(joined, self.dropout, attention_key)
-        x = x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, mlp_key)
+        drop_attended, drop_mlp = dropouts(self.dropout, x.shape, dropout_key)
+        x = x + drop_attended(joined)
+        x = x + drop_mlp(self.mlp(self.mlp_norm(x)))
         return x, (past.newest(keys), past.newest(values), last)
 
 

@@ -37,6 +37,7 @@ STREAMING = "tests/test_streaming.py::"
 GENERATE = "tests/test_generate.py::"
 COMPARED = "tests/quality/test_models.py::"
 CONV = "tests/test_conv.py::"
+LAYERS = "tests/test_layers.py::"
 
 MUTANTS = (
     Mutant(
@@ -458,6 +459,13 @@ MUTANTS = (
         "bits, gradient = lax.pmean(",
         "bits, gradient = (lambda x, _: x)(",
         "tests/quality/test_programs.py::test_two_devices_train_and_score_as_one_does",
+    ),
+    Mutant(
+        "dropout: what one branch loses the other loses too",
+        "perceiver_eqx/layers.py",
+        "first, second = bits >> 16, bits & 65535",
+        "first, second = bits >> 16, bits >> 16",
+        LAYERS + "test_dropouts_leave_out_what_they_say_one_apart_from_the_other",
     ),
 )
 

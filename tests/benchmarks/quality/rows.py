@@ -72,8 +72,9 @@ COMBINED = {
     "latent_window": 64,
     "local_window": (128, 1024),
     "local_conv": 4,
+    "mlp_widening": 6,
     "input_layers": 1,
-    "output_layers": 7,
+    "output_layers": 5,
     "context": 32_768,
     "dtype": "bfloat16",
 }
