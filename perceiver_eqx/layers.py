@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
 from .attention.attend import attend, attend_average
 from .attention.softmax import merge
@@ -88,6 +88,20 @@ def _embed_backward(residuals, cotangent):
 
 
 _embed.defvjp(_embed_forward, _embed_backward)
+
+
+def matrices_in(dtype: DTypeLike, model: PyTree) -> PyTree:
+    """The model with the parameters of its linear maps and embeddings in a dtype. For
+    inputs in that, it gives the same, and need not convert them at every call."""
+
+    def convert(part):
+        if not isinstance(part, Linear | Embedding):
+            return part
+        return jax.tree.map(lambda x: x.astype(dtype), part)
+
+    return jax.tree.map(
+        convert, model, is_leaf=lambda part: isinstance(part, Linear | Embedding)
+    )
 
 
 def split_key(key: PRNGKeyArray | None, num: int = 2) -> Sequence:

@@ -1,9 +1,11 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceiver_eqx.layers import MLP, dropouts
+from perceiver_eqx.layers import MLP, dropouts, matrices_in
+from tests.models import byte_inputs, byte_lm
 
 
 def test_a_gated_mlp_has_as_many_parameters_up_to_rounding():
@@ -40,3 +42,15 @@ def test_without_a_key_or_a_rate_nothing_is_left_out(rate, key):
     x = jnp.arange(6.0)
     for drop in dropouts(rate, x.shape, key):
         assert np.array_equal(drop(x), x)
+
+
+def test_with_its_matrices_converted_a_model_gives_the_same_to_the_bit():
+    model = byte_lm(3, dtype="bfloat16")
+    converted = matrices_in(model.dtype, model)
+    assert model.outputs.logits.weight.dtype == jnp.float32
+    assert converted.outputs.logits.weight.dtype == jnp.bfloat16
+    assert converted.inputs.embedding.table.dtype == jnp.bfloat16
+    assert converted.outputs.layers.processor.norm.scale.dtype == jnp.float32
+    tokens, _ = byte_inputs(0)
+    run = eqx.filter_jit(lambda model: model(tokens))
+    assert np.array_equal(run(converted), run(model))

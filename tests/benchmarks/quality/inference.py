@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 from perceiver_eqx import ByteLM
 from perceiver_eqx.generate import Row as ByteRow
 from perceiver_eqx.generate import draw_step
+from perceiver_eqx.layers import matrices_in
 from perceiver_eqx.prompts import read_prompts
 from perceiver_eqx.sampling import RECENT, Rules
 from perceiver_eqx.state import Caches
@@ -138,6 +139,7 @@ def measure(text: str, context: int, batch: int) -> dict[str, Any]:
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), row)
     rows = jax.tree.map(jnp.copy, rows)
     del row
+    model = eqx.filter_jit(matrices_in)(model.dtype, model)
     arrays, static = eqx.partition(model, eqx.is_array)
     rules = Rules(top_k=10)
 
