@@ -20,16 +20,16 @@ from .models import compiled, data_of, small
 
 def test_windows_hold_nothing_of_what_is_held_out():
     # Each number is told by four bytes, so that a window tells its place.
-    splits = cut(np.arange(25_600, dtype=np.uint32).view(np.uint8))
+    splits = cut(np.arange(25_200, dtype=np.uint32).view(np.uint8))
     held_out = np.concatenate([splits.validation, splits.test]).view(np.uint32)
     pieces = tuple(piece.view(np.uint32) for piece in splits.train)
-    assert sum(map(len, pieces)) + len(held_out) == 25_600
+    assert sum(map(len, pieces)) + len(held_out) == 25_200
     windows = Windows(pieces, window=512)
     for number in range(3):
         seen = np.concatenate(windows.epoch(number))
         assert np.unique(seen).size == seen.size
         assert not np.isin(seen, held_out).any()
-    assert splits.validation.size == splits.test.size == 102_400 // 16
+    assert splits.validation.size == splits.test.size == 100_800 // 6
 
 
 def test_models_of_two_contexts_see_the_same_bytes_in_the_same_order():
