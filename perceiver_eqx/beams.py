@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from .adapters.byte_lm import ByteLM
 from .adapters.byte_state import ByteState
 from .adapters.bytes import NUM_BYTES, Symbols
-from .adapters.open_step import begin_step, end_step, predict, put
+from .adapters.open_step import begin_step, end_step, predict, put, ready
 from .checks import check_sizes
 from .prompts import read_prompts
 
@@ -53,6 +53,7 @@ def beam_search(
     ((state, _),) = read_prompts(model, [prompt], num_bytes, context, state)
     inside, per_step = int(state.inside), model.bytes_per_step
     states = jax.tree.map(lambda x: jnp.stack([x] * num_beams), state)
+    model = ready(model)
     # At first all beams are one.
     scores = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf)
     found = np.zeros((num_beams, 0), np.uint8)

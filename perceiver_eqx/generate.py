@@ -15,9 +15,8 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt8
 from .adapters.byte_lm import ByteLM
 from .adapters.byte_state import ByteState
 from .adapters.bytes import Symbols
-from .adapters.open_step import begin_step, end_step, predict, put
+from .adapters.open_step import begin_step, end_step, predict, put, ready
 from .checks import check_sizes
-from .layers import matrices_in
 from .prompts import read_prompts
 from .sampling import Processor, Rules
 
@@ -198,7 +197,7 @@ def _draw(
 ) -> Iterator[list[bytes]]:
     """The next bytes for every key, step by step, until each has `num_bytes`: of its
     row, or of the only one."""
-    model = _matrices_in(model.dtype, model)
+    model = ready(model)
     copies = len(keys) // len(rows)
     given = copies * [int(row.state.inside) for row in rows]
     left = [num_bytes] * len(keys)
@@ -223,9 +222,6 @@ def _draw(
             yield told(coming)
         coming = drawn
     yield told(coming)
-
-
-_matrices_in = eqx.filter_jit(matrices_in)
 
 
 @eqx.filter_jit(donate="all-except-first")

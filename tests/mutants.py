@@ -467,6 +467,20 @@ MUTANTS = (
         "first, second = bits >> 16, bits >> 16",
         LAYERS + "test_dropouts_leave_out_what_they_say_one_apart_from_the_other",
     ),
+    Mutant(
+        "dropout: none after attention",
+        "perceiver_eqx/layers.py",
+        "x = x + drop_attended(joined)",
+        "x = x + joined",
+        LAYERS + "test_a_block_drops_out_channels_of_either_branch",
+    ),
+    Mutant(
+        "generation: matrices converted to another dtype",
+        "perceiver_eqx/adapters/open_step.py",
+        "return matrices_in(model.dtype, model)",
+        'return matrices_in("float8_e4m3fn", model)',
+        GENERATE + "test_in_half_precision_each_byte_is_about_the_likeliest",
+    ),
 )
 
 

@@ -41,7 +41,7 @@ def kind_of_model(kind, seed):
         ((1, True), {"input_layers": 0, "output_layers": 1, "local_window": 1}),
         ((3, False), {"input_layers": 1, "output_layers": 0, "recency": False}),
         (((None, 2), False), {"local_window": (1, 5), "output_layers": 3}),
-        ((2, True), {"readout": "queries", "ngrams": ()}),
+        ((2, True), {"readout": "queries", "ngrams": (), "input_layers": 2}),
     ],
 )
 def test_it_is_its_description_written_out_in_float64(kind, options):

@@ -43,6 +43,19 @@ def test_the_most_likely_bytes_are_those_of_full_recomputation(window, prompt):
     assert found.tolist() == by_recomputation(model, prompt, 11)
 
 
+def test_in_half_precision_each_byte_is_about_the_likeliest():
+    """By the model as it is: generation converts its matrices first."""
+    model = byte_lm(3, num_layers=1, latent_dim=64, dtype="bfloat16")
+    found = generate(model, b"abcd", 20, temperature=0.0, key=jr.key(0))
+    state, data = model.init_state(), b"abcd"
+    bytes_of = eqx.filter_jit(lambda state, data: model.advance_bytes(state, data))
+    for expected in found:
+        after, _ = bytes_of(state, jnp.frombuffer(data, jnp.uint8))
+        _, logits = bytes_of(after, jnp.zeros(1, jnp.uint8))
+        assert logits[0].max() - logits[0, expected] < 0.02
+        state, data = after, bytes([int(expected)])
+
+
 def test_the_context_is_used():
     model = byte_lm(3, True, num_layers=1)
     _, source = byte_inputs(0)

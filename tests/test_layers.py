@@ -1,10 +1,14 @@
+from operator import attrgetter
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 
-from perceiver_eqx.layers import MLP, dropouts, matrices_in
+from perceiver_eqx.layers import MLP, SelfAttentionBlock, dropouts, matrices_in
+from perceiver_eqx.state import LayerCache, empty_cache
 from tests.models import byte_inputs, byte_lm
 
 
@@ -41,7 +45,27 @@ def test_dropouts_leave_out_what_they_say_one_apart_from_the_other(rate):
 def test_without_a_key_or_a_rate_nothing_is_left_out(rate, key):
     x = jnp.arange(6.0)
     for drop in dropouts(rate, x.shape, key):
-        assert np.array_equal(drop(x), x)
+        assert drop(x) is x
+
+
+@pytest.mark.parametrize("branch", ["heads.output", "mlp.down"])
+def test_a_block_drops_out_channels_of_either_branch(branch):
+    """The other branch gives nothing, so what it adds is what this one gives."""
+    rate, dim = 0.25, 64
+    block = SelfAttentionBlock(dim, 2, gated_mlp=True, dropout=rate, key=jr.key(0))
+    other = {"heads.output": "mlp.down", "mlp.down": "heads.output"}[branch]
+    block = eqx.tree_at(attrgetter(f"{other}.weight"), block, replace_fn=jnp.zeros_like)
+    x, cache = (
+        jr.normal(jr.key(1), (50, 1, dim)),
+        LayerCache(empty_cache(0, 1, 2, 32), None),
+    )
+    run = eqx.filter_jit(lambda key: block(x, cache, 0, None, key=key)[0] - x)
+    whole, dropped = run(None), run(jr.key(2))
+    kept = np.asarray(dropped != 0)
+    assert abs(kept.mean() - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / kept.size)
+    np.testing.assert_allclose(
+        dropped[kept], whole[kept] / (1 - rate), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_with_its_matrices_converted_a_model_gives_the_same_to_the_bit():

@@ -30,6 +30,7 @@ from perceiver_eqx.adapters.open_step import (
     end_step,
     predict,
     put,
+    ready,
 )
 
 
@@ -158,7 +159,7 @@ def _each_byte(
         return
     per_step = model.bytes_per_step
     steps = -(-num_bytes // per_step)
-    state = model.init_state(max_steps=steps)
+    state, model = model.init_state(max_steps=steps), ready(model)
     for start in range(0, num_bytes, per_step):
         after, step = _begin_step(model, state)
         for position in range(min(per_step, num_bytes - start)):

@@ -1,10 +1,12 @@
 """A step of a `ByteLM` whose bytes are found one by one, each from those before it:
-`begin_step`, then `predict` and `put` for each byte, then `end_step`."""
+of a model made `ready`, `begin_step`, then `predict` and `put` for each byte, then
+`end_step`."""
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ..layers import matrices_in
 from ..state import State
 from .byte_lm import ByteLM
 from .byte_state import ByteState
@@ -25,6 +27,13 @@ class OpenStep(State):
     features: Float[Array, "bytes_per_step local_dim"]
     inputs: ByteInputState
     outputs: LocalState
+
+
+@eqx.filter_jit
+def ready(model: ByteLM) -> ByteLM:
+    """The same model for many bytes, one by one, each of which would convert all of its
+    matrices to the dtype that it computes in."""
+    return matrices_in(model.dtype, model)
 
 
 def begin_step(model: ByteLM, state: ByteState) -> tuple[ByteState, OpenStep]:

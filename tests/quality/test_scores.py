@@ -12,7 +12,9 @@ from tests.benchmarks.quality.evaluate import bits_of_text, bits_restarted, stri
 from tests.benchmarks.quality.optimizer import learning_rate, optimizer
 from tests.benchmarks.quality.positions import in_bins, stream_bits
 from tests.benchmarks.quality.programs import Programs
+from tests.benchmarks.quality.results import Budget, Run
 from tests.benchmarks.quality.rows import ROWS, find_row
+from tests.benchmarks.quality.run import train_row
 from tests.helpers import assert_close, normals
 
 from .models import compiled, data_of, small
@@ -88,6 +90,15 @@ def test_every_byte_has_seven_eighths_of_the_context_before_it(name):
     stride = stride_of(model)
     assert 1 <= stride <= model.targets
     assert model.context - stride >= 7 / 8 * model.context
+
+
+def test_too_little_text_before_a_split_is_refused_before_anything_is_trained():
+    programs = programs_of("tiny-transformer")
+    splits, window = cut(data_of(300)), programs.context
+    run = Run("tiny-transformer", 1e-3, 0, Budget(flops=1.0), "stdlib", window=window)
+    message = "`before` must hold at least 28 bytes, got 25; of a larger --limit"
+    with pytest.raises(ValueError, match=message):
+        train_row(programs, run, splits, test=True)
 
 
 def test_a_reader_begins_anew():

@@ -1,4 +1,5 @@
-"""Named configs. Each file's docstring holds its command, hardware, time and result."""
+"""Named configs. Each file's docstring holds its command, and of those that were
+measured the hardware, the time and the result."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""Some 25 M parameters, on one GPU, in minutes: for tens of megabytes of text.
+"""27 M parameters, for one GPU and tens of megabytes of text, seen several times.
 
 python -m train train small --data.path FILE
 """

@@ -29,10 +29,7 @@ def bits_of_text(
         raise ValueError(
             f"`stride` must be 1 to {programs.targets} (targets), got {stride}."
         )
-    if before.size < lead:
-        raise ValueError(
-            f"`before` must hold at least {lead} bytes, got {before.size}."
-        )
+    check_before(programs, before, stride)
     count = -(-text.size // stride)
     whole = np.concatenate([before[before.size - lead :], text])
     # Bytes after the end are seen by none before it.
@@ -40,6 +37,20 @@ def bits_of_text(
     rows = np.lib.stride_tricks.sliding_window_view(whole, context)[::stride]
     bits = score_rows(programs, carried, rows)
     return bits[:, -stride:].reshape(-1)[: text.size]
+
+
+def check_before(programs: Programs, before: Text, stride: int) -> None:
+    """Refuse to score a text that has less before it than the first row reads.
+
+    Raises:
+        ValueError: with how much it must be.
+    """
+    lead = programs.context - stride
+    if before.size < lead:
+        raise ValueError(
+            f"`before` must hold at least {lead} bytes, got {before.size}; of a larger "
+            "--limit it holds more."
+        )
 
 
 def bits_restarted(

@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 
 from .data import Splits, Windows
-from .evaluate import bits_of_text, mean, stride_of
+from .evaluate import bits_of_text, check_before, mean, stride_of
 from .positions import bits_by_position
 from .programs import Programs
 from .results import Run, identity
@@ -20,7 +20,8 @@ CURVE_BYTES = 256 << 10
 CURVE_POINTS = 6
 # The device is waited for once in so many steps, for metrics of as many steps ago.
 READ_EVERY = 20
-TIMED_STEPS = 20
+# A GPU slows down in its first seconds at work: a step is timed after so many.
+TIMED_SECONDS, TIMED_STEPS = 5.0, 20
 
 
 @dataclass
@@ -59,7 +60,13 @@ def train_row(
         test: score the test split too, at the very end.
         positions: add the loss by position.
         report: takes each line for the person who watches.
+
+    Raises:
+        ValueError: before anything is trained, if there is too little text before what
+            is to be scored.
     """
+    for of_test in (False, True) if test else (False,):
+        check_before(programs, splits.held_out(of_test)[1], stride_of(programs))
     row, key = programs.row, jr.key(run.seed)
     model_key, step_key = jr.split(key)
     windows = Windows(splits.train, run.window, run.seed)
@@ -121,15 +128,18 @@ def train_row(
 
 
 def _step_seconds(carried, batches: Iterator[np.ndarray], take) -> float:
-    """Seconds of a step, by a few that are thrown away."""
-    start = 0.0
-    for number in range(2 + TIMED_STEPS):
-        if number == 2:
-            jax.block_until_ready(carried)
-            start = time.perf_counter()
-        carried, _ = take(carried, next(batches), number, 1000)
-    jax.block_until_ready(carried)
-    return (time.perf_counter() - start) / TIMED_STEPS
+    """Seconds of a step, by some that are thrown away, of which the last ones count."""
+    begun, number = time.perf_counter(), 0
+    while True:
+        start = time.perf_counter()
+        for _ in range(TIMED_STEPS):
+            carried, _ = take(carried, next(batches), number, 1000)
+            number += 1
+        jax.block_until_ready(carried)
+        now = time.perf_counter()
+        # The first ones, by which a device wakes up, never count.
+        if number > TIMED_STEPS and now - begun > TIMED_SECONDS:
+            return (now - start) / TIMED_STEPS
 
 
 def _point(
