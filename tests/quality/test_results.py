@@ -134,6 +134,23 @@ def test_unlike_runs_stand_in_tables_and_lines_of_their_own(tmp_path):
     assert (tmp_path / "plot.png").exists()
 
 
+def test_variants_of_a_row_make_one_line_of_the_best_at_each_budget():
+    more = Budget(flops=2e9)
+    found = [
+        result_of("a", 1e-3, 0, 2.0),
+        result_of("a:dropout=0.1", 1e-3, 0, 2.5),
+        result_of("a", 1e-3, 0, 1.9, budget=more),
+        result_of("a:dropout=0.1", 1e-3, 0, 1.5, budget=more),
+        result_of("b", 1e-3, 0, 3.0),
+    ]
+    assert [label for label, _ in report.lines(found)] == ["a", "a:dropout=0.1", "b"]
+    merged = [
+        (label, [run["validation"] for run in runs])
+        for label, runs in report.lines(found, merged=True)
+    ]
+    assert merged == [("a", [2.0, 1.5]), ("b", [3.0])]
+
+
 def test_a_budget_is_of_one_kind():
     with pytest.raises(ValueError, match="one of `flops` and `seconds`"):
         Budget(flops=1e9, seconds=3)

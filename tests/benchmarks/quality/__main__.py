@@ -36,7 +36,7 @@ def main() -> None:
     print(table(found), flush=True)
     if found:
         with contextlib.suppress(ImportError):
-            plot(found, args.out / "results.png")
+            plot(found, args.out / "results.png", merged=args.merge)
 
 
 def compare(args: argparse.Namespace, path: Path) -> None:
@@ -157,6 +157,7 @@ def _arguments() -> argparse.Namespace:
     add("--compile-first", action="store_true", help="compile all rows before training")
     add("--strict", action="store_true", help="stop at the first row that fails")
     add("--report", action="store_true", help="only the table and the plot")
+    add("--merge", action="store_true", help="plot the best of a row's variants alone")
     parser.epilog = f"rows: {', '.join(ROWS)}; argument=value,... after a colon"
     args = parser.parse_args()
     if not args.report and not (args.flops or args.seconds):

@@ -60,10 +60,14 @@ def table(results: Iterable[dict]) -> str:
     return "\n\n\n".join([*tables, _LEGEND]) if tables else "no results yet"
 
 
-def plot(results: Iterable[dict], path: Path) -> None:
+def plot(results: Iterable[dict], path: Path, *, merged: bool = False) -> None:
     """Bits per byte against operations, a line for what differs in the amount of the
     budget only, and each best run's curve of validation, of its first seed, against
-    operations and against seconds."""
+    operations and against seconds.
+
+    Args:
+        merged: as in `lines`.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -72,7 +76,7 @@ def plot(results: Iterable[dict], path: Path) -> None:
     figure, (final, by_flops, by_seconds) = plt.subplots(
         1, 3, figsize=(15, 6), sharey=True, layout="constrained"
     )
-    for place, (label, runs) in enumerate(lines(results)):
+    for place, (label, runs) in enumerate(lines(results, merged=merged)):
         style = {
             "color": f"C{place % 10}",
             "linestyle": ("-", ":", "--", "-.")[place // 10 % 4],
@@ -93,13 +97,23 @@ def plot(results: Iterable[dict], path: Path) -> None:
     plt.close(figure)
 
 
-def lines(results: Iterable[dict]) -> list[tuple[str, list[dict]]]:
+def lines(
+    results: Iterable[dict], *, merged: bool = False
+) -> list[tuple[str, list[dict]]]:
     """The lines of the plot: best results that differ in the amount of the budget only,
-    in its order, and a label that says by what they differ from other lines."""
+    in its order, and a label that says by what they differ from other lines.
+
+    Args:
+        merged: of all variants of a row, take the best at each budget.
+    """
+    best, name = best_of_rows(results), _declared if merged else _row
+    if merged:
+        of_budgets = _grouped(best, lambda r: (_setting(r), name(r)))
+        best = [min(same, key=lambda r: r["validation"]) for _, same in of_budgets]
     grouped = [
         (setting, row, sorted(runs, key=lambda run: run["flops"]))
         for (setting, row), runs in _grouped(
-            best_of_rows(results), lambda r: (_setting(r, amount=False), _row(r))
+            best, lambda r: (_setting(r, amount=False), name(r))
         )
     ]
     parts = {name for setting, *_ in grouped for name, _ in setting}
@@ -188,6 +202,11 @@ def _setting(result: dict, *, amount: bool = True) -> tuple[tuple[str, str], ...
 
 def _row(result: dict) -> str:
     return result["run"]["row"]
+
+
+def _declared(result: dict) -> str:
+    """The row of which a result's is a variant."""
+    return _row(result).partition(":")[0]
 
 
 def _rate(result: dict) -> float:
