@@ -4,19 +4,19 @@ Parameters are float32. A layer computes in the dtype of its input; norms in flo
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
 from .attention.attend import attend, attend_average
 from .attention.softmax import merge
 from .conv import CausalConv
+from .dropout import dropouts
 from .norms import LayerNorm, RMSNorm
 from .positions import rotary
 from .state import KeyValueCache, LayerCache, by_row
@@ -107,34 +107,6 @@ def matrices_in(dtype: DTypeLike, model: PyTree) -> PyTree:
 def split_key(key: PRNGKeyArray | None, num: int = 2) -> Sequence:
     """`num` keys out of one; without one, as many times `None`."""
     return [None] * num if key is None else list(jr.split(key, num))
-
-
-Drop = Callable[[Float[Array, "..."]], Float[Array, "..."]]
-
-
-def dropouts(
-    rate: float, shape: tuple[int, ...], key: PRNGKeyArray | None
-) -> tuple[Drop, Drop]:
-    """Two functions of arrays of this shape. Each zeroes an entry with probability
-    `rate`, rounded to a multiple of 2^-16, and scales up the rest; without a key it
-    does nothing.
-
-    To draw a random number costs more than to use it, so one serves both.
-    """
-    of_65536 = min(round(rate * 65536), 65535)
-    if key is None or of_65536 == 0:
-        return _identity, _identity
-    bits = jr.bits(key, shape, jnp.uint32)
-
-    def drop(kept: Bool[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.where(kept, x / (1 - of_65536 / 65536), 0)
-
-    first, second = bits >> 16, bits & 65535
-    return partial(drop, first >= of_65536), partial(drop, second >= of_65536)
-
-
-def _identity(x: Array) -> Array:
-    return x
 
 
 class MLP(eqx.Module):

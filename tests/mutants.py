@@ -462,10 +462,11 @@ MUTANTS = (
     ),
     Mutant(
         "dropout: what one branch loses the other loses too",
-        "perceiver_eqx/layers.py",
+        "perceiver_eqx/dropout.py",
         "first, second = bits >> 16, bits & 65535",
         "first, second = bits >> 16, bits >> 16",
-        LAYERS + "test_dropouts_leave_out_what_they_say_one_apart_from_the_other",
+        "tests/test_dropout.py::"
+        "test_dropouts_leave_out_what_they_say_one_apart_from_the_other",
     ),
     Mutant(
         "dropout: none after attention",
