@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from tests.benchmarks.quality.data import Windows, cut
+from tests.benchmarks.quality.data import Windows, cut, load
 from tests.benchmarks.quality.evaluate import bits_of_text, bits_restarted, stride_of
 from tests.benchmarks.quality.optimizer import learning_rate, optimizer
 from tests.benchmarks.quality.positions import in_bins, stream_bits
@@ -41,6 +41,24 @@ def test_models_of_two_contexts_see_the_same_bytes_in_the_same_order():
         one, other = next(short), next(long)
         assert one.shape == (16, 128)
         np.testing.assert_array_equal(one.ravel(), other.ravel())
+
+
+def test_the_sources_of_a_package_are_its_python_files_in_order(tmp_path):
+    for name, text in {
+        "b.py": "bb",
+        "a/z.py": "az",
+        "c.txt": "no",
+        "a/.h.py": "n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    splits = load("sources", tmp_path)
+    assert b"".join(piece.tobytes() for piece in splits.train) == b"azbb"
+    with pytest.raises(ValueError, match="`name` must be .* sources=FOLDER"):
+        load("sources")
+    with pytest.raises(ValueError, match="got 'enwik8'"):
+        load("enwik8", tmp_path)
 
 
 def test_a_context_that_does_not_divide_the_window_is_refused():

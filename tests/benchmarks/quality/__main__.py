@@ -144,7 +144,7 @@ def _arguments() -> argparse.Namespace:
     add("--rows", nargs="+", default=["transformer", "combined"], metavar="ROW")
     add("--flops", nargs="+", type=float, default=[], help="budgets of operations")
     add("--seconds", nargs="+", type=float, default=[], help="budgets of time")
-    add("--data", default="stdlib", help="stdlib, or gcide=PATH")
+    add("--data", default="stdlib", help="stdlib, gcide=PATH or sources=FOLDER")
     add("--out", type=Path, required=True)
     add("--learning-rates", nargs="+", type=float, help="in place of the rows' own")
     add("--seeds", nargs="+", type=int, default=[0])

@@ -1,7 +1,7 @@
 """The texts: fixed splits told by hashes, and one order of windows for every model."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import chain, count, islice
@@ -43,20 +43,27 @@ def load(name: str, path: Path | None = None, limit: int | None = None) -> Split
     """The splits of a text.
 
     Args:
-        name: `"gcide"`, a dictionary of English, or `"stdlib"`, Python's own sources.
-        path: the file `gcide.dict.dz`; not used for `"stdlib"`.
+        name: `"gcide"`, a dictionary of English; `"stdlib"`, Python's own sources; or
+            `"sources"`, those of a Python package, which its hashes tell.
+        path: the file `gcide.dict.dz`, or the folder of the package; not used for
+            `"stdlib"`.
         limit: take only so many bytes, from the first on: for trials.
 
     Raises:
         ValueError: for an unknown name, or a file that is not the known one.
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file or folder.
     """
     if name == "gcide":
         text = _gcide(path)
     elif name == "stdlib":
-        text = b"".join(file.read_bytes() for file in find_files(None))
+        text = _joined(find_files(None))
+    elif name == "sources" and path is not None:
+        text = _joined(file for file in find_files(path) if file.suffix == ".py")
     else:
-        raise ValueError(f"`name` must be 'gcide' or 'stdlib', got {name!r}.")
+        raise ValueError(
+            f"`name` must be 'gcide', 'stdlib' or 'sources', the last with a folder, "
+            f"got {name!r}. Pass --data sources=FOLDER."
+        )
     return cut(np.frombuffer(text, np.uint8)[:limit])
 
 
@@ -131,6 +138,10 @@ class Windows:
         rows = (row for window in windows for row in window.reshape(-1, context))
         while True:
             yield np.stack(list(islice(rows, batch_rows)))
+
+
+def _joined(files: Iterable[Path]) -> bytes:
+    return b"".join(file.read_bytes() for file in files)
 
 
 def _gcide(path: Path | None) -> bytes:
