@@ -151,6 +151,28 @@ def test_variants_of_a_row_make_one_line_of_the_best_at_each_budget():
     assert merged == [("a", [2.0, 1.5]), ("b", [3.0])]
 
 
+def test_a_report_is_of_what_is_named():
+    more = Budget(flops=2e9)
+    found = [
+        result_of("a", 1e-3, 0, 2.0, code="1"),
+        result_of("a:dropout=0.1", 1e-3, 0, 1.5, code="2", budget=more),
+        result_of("a", 1e-3, 0, 1.8, code="2"),
+        result_of("a", 1e-3, 0, 1.7, code="3", window=1024),
+        result_of("b", 1e-3, 0, 1.6, code="1", data="stdlib"),
+    ]
+
+    def scores(**asked):
+        some = results.newest(results.matching(found, **asked))
+        return sorted(result["validation"] for result in some)
+
+    assert scores() == [1.5, 1.6, 1.7, 1.8, 2.0]
+    assert scores(rows=["a"], window=32_768) == [1.5, 1.8, 2.0]
+    assert scores(data="stdlib") == scores(rows=["b"]) == [1.6]
+    assert scores(flops=[2e9]) == [1.5]
+    # Of one run of two codes the last counts.
+    assert scores(codes=["1", "2"]) == [1.5, 1.6, 1.8]
+
+
 def test_a_budget_is_of_one_kind():
     with pytest.raises(ValueError, match="one of `flops` and `seconds`"):
         Budget(flops=1e9, seconds=3)

@@ -1,6 +1,10 @@
 """27 M parameters, for one GPU and tens of megabytes of text, seen several times.
 
 python -m train train small --data.path FILE
+
+On the dictionary gcide (40 MB) 0.8753 bits per byte of validation after 2,000 of the
+4,000 steps and 2 min 21 s, then stopped after 2,800 steps and 3 min 5 s, compilation
+included; 8.8 GB (one NVIDIA H200, commit 253595a).
 """
 
 from pathlib import Path

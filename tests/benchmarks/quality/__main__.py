@@ -33,6 +33,15 @@ def main() -> None:
     if not args.report:
         compare(args, path)
     found = results.read(path)
+    if args.report:
+        found = results.matching(
+            found,
+            rows=args.rows,
+            data=args.data,
+            window=args.window,
+            flops=args.flops,
+            codes=args.code,
+        )
     print(table(found), flush=True)
     if found:
         with contextlib.suppress(ImportError):
@@ -41,7 +50,9 @@ def main() -> None:
 
 def compare(args: argparse.Namespace, path: Path) -> None:
     """All runs that are not done yet."""
-    name, _, text_path = args.data.partition("=")
+    args.rows = args.rows or ["transformer", "combined"]
+    args.window = args.window or 32_768
+    name, _, text_path = (args.data or "stdlib").partition("=")
     splits = load(name, Path(text_path) if text_path else None, args.limit)
     budgets = [Budget(flops=flops) for flops in args.flops]
     budgets += [Budget(seconds=seconds) for seconds in args.seconds]
@@ -141,23 +152,24 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--rows", nargs="+", default=["transformer", "combined"], metavar="ROW")
+    add("--rows", nargs="+", metavar="ROW", help="default: transformer combined")
     add("--flops", nargs="+", type=float, default=[], help="budgets of operations")
     add("--seconds", nargs="+", type=float, default=[], help="budgets of time")
-    add("--data", default="stdlib", help="stdlib, gcide=PATH or sources=FOLDER")
+    add("--data", help="gcide=PATH, sources=FOLDER or (the default) stdlib")
     add("--out", type=Path, required=True)
     add("--learning-rates", nargs="+", type=float, help="in place of the rows' own")
     add("--seeds", nargs="+", type=int, default=[0])
     add("--optimizer", choices=("adamw", "muon"), default="muon")
     add("--final-share", type=float, default=0.1, help="of the peak learning rate")
-    add("--window", type=int, default=32_768, help="bytes of a training window")
+    add("--window", type=int, help="bytes of a training window; default: 32,768")
     add("--limit", type=int, help="take only so many bytes of the text")
     add("--test", action="store_true", help="score the test split too, at the very end")
     add("--positions", action="store_true", help="add the loss by position")
     add("--compile-first", action="store_true", help="compile all rows before training")
     add("--strict", action="store_true", help="stop at the first row that fails")
-    add("--report", action="store_true", help="only the table and the plot")
+    add("--report", action="store_true", help="only tables and plot, of what is named")
     add("--merge", action="store_true", help="plot the best of a row's variants alone")
+    add("--code", nargs="+", help="report only runs of these codes, taken as one")
     parser.epilog = f"rows: {', '.join(ROWS)}; argument=value,... after a colon"
     args = parser.parse_args()
     if not args.report and not (args.flops or args.seconds):

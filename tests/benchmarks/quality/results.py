@@ -2,7 +2,7 @@
 again."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -92,6 +92,41 @@ def newest(results: Iterable[dict]) -> list[dict]:
     """The last line of each run: one that lacked an extra is done again."""
     of_runs = {json.dumps(result["run"], sort_keys=True): result for result in results}
     return list(of_runs.values())
+
+
+def matching(
+    results: Iterable[dict],
+    *,
+    rows: Sequence[str] | None = None,
+    data: str | None = None,
+    window: int | None = None,
+    flops: Sequence[float] | None = None,
+    codes: Sequence[str] | None = None,
+) -> list[dict]:
+    """The results that are of what is named; what is not named may be anything.
+
+    Args:
+        rows: names of `ROWS`, each for all of its variants.
+        data, window: of a `Run`.
+        flops: budgets of operations.
+        codes: hashes of code, which then count as one: of codes that differ in nothing
+            that matters. If several have the same run, `newest` takes the last.
+    """
+    asked = {
+        "row": rows,
+        "data": data and [data],
+        "window": window and [window],
+        "flops": flops,
+        "code": codes,
+    }
+    found = []
+    for result in results:
+        run = result["run"]
+        told = run | run["budget"] | {"row": run["row"].partition(":")[0]}
+        if all(told[name] in some for name, some in asked.items() if some):
+            code = "+".join(codes) if codes else run["code"]
+            found.append(result | {"run": run | {"code": code}})
+    return found
 
 
 def extras(run: Run, results: Iterable[dict]) -> set[str] | None:
