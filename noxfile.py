@@ -36,6 +36,14 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def parity(session: nox.Session) -> None:
+    """Compare imported models with the parents' own libraries, which it installs."""
+    install(session, "parity")
+    # Warnings are errors elsewhere; here they are those of other libraries.
+    session.run("pytest", "-m", "parity", "-W", "ignore", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style with ruff and types with pyright."""
     install(session, "lint")

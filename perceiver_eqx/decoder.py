@@ -7,53 +7,69 @@ from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .attention.attend import attend
-from .layers import CrossAttention, Linear
+from .blocks import CrossAttention
+from .layers import Linear
 
 
 class QueryDecoder(eqx.Module):
-    """Learned output queries, the same at every step, that read the step's latents."""
+    """Output queries that read latents: learned ones, the same at every step, that read
+    the step's latents; or any."""
 
-    queries: Float[Array, "outputs query_dim"]
+    queries: Float[Array, "outputs query_dim"] | None
     cross: CrossAttention
-    output: Linear
+    output: Linear | None
 
     def __init__(
         self,
-        num_outputs: int,
+        num_outputs: int | None,
         query_dim: int,
-        output_dim: int,
+        output_dim: int | None,
         *,
         latent_dim: int,
         num_heads: int,
+        qk_dim: int | None = None,
+        v_dim: int | None = None,
         mlp_widening: int = 4,
         gated_mlp: bool = False,
+        tanh_gelu: bool = False,
         query_residual: bool = True,
         dropout: float = 0.0,
         key: PRNGKeyArray,
     ):
         """
         Args:
-            num_outputs: queries per step.
-            query_dim: channels of a query, a multiple of `num_heads`.
-            output_dim: channels of an output.
+            num_outputs: learned queries per step; `None` for none, if `read` is given
+                others.
+            query_dim: channels of a query.
+            output_dim: channels of an output; `None` for what the queries come to.
+            latent_dim: channels of a latent.
+            num_heads, qk_dim, v_dim, mlp_widening, gated_mlp, tanh_gelu, dropout: of
+                the `CrossAttention`.
             query_residual: add the query to what it read.
 
         Source:
             Jaegle et al., "Perceiver IO" (2021), §3.1 and §E.2.
         """
         query_key, cross_key, output_key = jr.split(key, 3)
-        self.queries = 0.02 * jr.normal(query_key, (num_outputs, query_dim))
+        self.queries = None
+        if num_outputs is not None:
+            self.queries = 0.02 * jr.normal(query_key, (num_outputs, query_dim))
         self.cross = CrossAttention(
             query_dim,
             latent_dim,
             num_heads,
+            qk_dim=qk_dim,
+            v_dim=v_dim,
             mlp_widening=mlp_widening,
             gated_mlp=gated_mlp,
+            tanh_gelu=tanh_gelu,
             residual=query_residual,
             dropout=dropout,
             key=cross_key,
         )
-        self.output = Linear(query_dim, output_dim, key=output_key)
+        self.output = None
+        if output_dim is not None:
+            self.output = Linear(query_dim, output_dim, key=output_key)
 
     @jax.named_scope("pqx.decoder")
     def __call__(
@@ -62,13 +78,28 @@ class QueryDecoder(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps outputs output_dim"]:
-        """The outputs of each step."""
+        """The outputs of each step, by the learned queries."""
+        assert self.queries is not None, "a decoder without queries of its own"
         queries = self.queries.astype(latents.dtype)
         keys, values = self.cross.keys_values(latents)
         attended = jax.vmap(attend, in_axes=(None, 0, 0))(
             self.cross.queries(queries), keys, values
         )
-        return self.output(self.cross.finish(queries, attended, key=key))
+        return self._finished(self.cross.finish(queries, attended, key=key))
+
+    @jax.named_scope("pqx.decoder")
+    def read(
+        self,
+        latents: Float[Array, "latents latent_dim"],
+        queries: Float[Array, "outputs query_dim"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "outputs output_dim"]:
+        """The outputs of any queries from the latents of one step."""
+        return self._finished(self.cross(queries, latents, key=key))
+
+    def _finished(self, x: Array) -> Array:
+        return x if self.output is None else self.output(x)
 
 
 class PlaceDecoder(eqx.Module):

@@ -11,8 +11,9 @@ from .attention.attend import attend_average
 from .attention.dense import state_dtype
 from .attention.prefix import prefix_attend
 from .attention.softmax import SoftmaxAverage, empty_average
+from .blocks import CrossAttention
 from .checks import check_shape
-from .layers import CrossAttention, Linear, split_key
+from .layers import Linear, split_key
 from .norms import LayerNorm
 
 
@@ -83,11 +84,9 @@ class CausalEncoder(eqx.Module):
         Args:
             dtype: of the inputs to come.
         """
-        heads = self.cross.heads.num_heads
-        num_latents, latent_dim = self.latents.shape
-        return empty_average(
-            (num_latents, heads), latent_dim // heads, state_dtype(dtype)
-        )
+        heads = self.cross.heads
+        rows = self.latents.shape[0], heads.num_heads
+        return empty_average(rows, heads.value_dim, state_dtype(dtype))
 
     def read_context(
         self, source: Float[Array, "source context_dim"]

@@ -1,4 +1,4 @@
-"""Layers: linear maps, MLPs, and the two attention blocks made of them.
+"""Layers: linear maps, embeddings, MLPs, and the projections of multi-head attention.
 
 Parameters are float32. A layer computes in the dtype of its input; norms in float32.
 """
@@ -13,13 +13,7 @@ import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
-from .attention.attend import attend, attend_average
-from .attention.softmax import merge
-from .conv import CausalConv
-from .dropout import dropouts
-from .norms import LayerNorm, RMSNorm
-from .positions import rotary
-from .state import KeyValueCache, LayerCache, by_row
+from .norms import RMSNorm
 
 
 class Linear(eqx.Module):
@@ -110,8 +104,8 @@ def split_key(key: PRNGKeyArray | None, num: int = 2) -> Sequence:
 
 
 class MLP(eqx.Module):
-    """Two linear maps around an exact GELU; or gated, around a SiLU times a third map,
-    all without biases.
+    """Two linear maps around a GELU; or gated, around a SiLU times a third map, all
+    without biases.
 
     Source:
         Shazeer, "GLU Variants Improve Transformer" (2020), for the gated form, SwiGLU.
@@ -120,6 +114,7 @@ class MLP(eqx.Module):
     up: Linear
     gate: Linear | None
     down: Linear
+    tanh_gelu: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -127,6 +122,8 @@ class MLP(eqx.Module):
         widening: int,
         *,
         gated: bool = False,
+        tanh_gelu: bool = False,
+        use_bias: bool = True,
         scale: float = 1.0,
         key: PRNGKeyArray,
     ):
@@ -135,19 +132,23 @@ class MLP(eqx.Module):
             dim: channels in and out; `widening * dim` between, or two thirds of it if
                 gated (rounded up to a multiple of 8), for as many parameters.
             gated: multiply by a gate.
+            tanh_gelu: of the GELU take the approximation by a tanh, as DeepMind's code
+                does, and not the exact one.
+            use_bias: add biases, if not gated.
             scale: factor on the initial deviation of the map back.
         """
         keys = jr.split(key, 3)
         hidden = 8 * -(-widening * dim // 12) if gated else widening * dim
-        bias = not gated
+        bias = use_bias and not gated
         self.up = Linear(dim, hidden, use_bias=bias, key=keys[0])
         self.down = Linear(hidden, dim, use_bias=bias, scale=scale, key=keys[1])
         self.gate = Linear(dim, hidden, use_bias=bias, key=keys[2]) if gated else None
+        self.tanh_gelu = tanh_gelu
 
     @jax.named_scope("pqx.mlp")
     def __call__(self, x: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
         if self.gate is None:
-            return self.down(jax.nn.gelu(self.up(x), approximate=False))
+            return self.down(jax.nn.gelu(self.up(x), approximate=self.tanh_gelu))
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
@@ -168,34 +169,52 @@ class MultiHead(eqx.Module):
         kv_dim: int,
         num_heads: int,
         *,
+        qk_dim: int | None = None,
+        v_dim: int | None = None,
         qk_norm: bool = False,
+        qkv_bias: bool = True,
+        output_bias: bool = True,
         scale: float = 1.0,
         key: PRNGKeyArray,
     ):
         """
         Args:
-            q_dim: channels of the queries and of the output.
+            q_dim: channels of the queries' rows and of the output.
             kv_dim: channels of what is attended.
-            num_heads: a divisor of `q_dim`.
+            num_heads: a divisor of `qk_dim` and of `v_dim`.
+            qk_dim: channels of all heads' queries, and of their keys; `q_dim` if
+                `None`.
+            v_dim: channels of all heads' values; `qk_dim` if `None`.
             qk_norm: norm every head's queries and keys, which bounds the scores.
+            qkv_bias, output_bias: add biases in the projections.
             scale: factor on the initial deviation of the output projection.
 
         Raises:
-            ValueError: if `num_heads` does not divide `q_dim`.
+            ValueError: if `num_heads` does not divide the width of what it parts.
         """
-        if num_heads < 1 or q_dim % num_heads:
-            raise ValueError(
-                f"`num_heads` must divide the width, got {num_heads} heads for width "
-                f"{q_dim}."
-            )
+        qk_dim = q_dim if qk_dim is None else qk_dim
+        v_dim = qk_dim if v_dim is None else v_dim
+        for width in (qk_dim, v_dim):
+            if num_heads < 1 or width % num_heads:
+                raise ValueError(
+                    f"`num_heads` must divide the width, got {num_heads} heads for "
+                    f"width {width}."
+                )
         keys = jr.split(key, 4)
-        self.query = Linear(q_dim, q_dim, key=keys[0])
-        self.key = Linear(kv_dim, q_dim, key=keys[1])
-        self.value = Linear(kv_dim, q_dim, key=keys[2])
-        self.output = Linear(q_dim, q_dim, scale=scale, key=keys[3])
-        self.query_norm = RMSNorm(q_dim // num_heads) if qk_norm else None
-        self.key_norm = RMSNorm(q_dim // num_heads) if qk_norm else None
+        self.query = Linear(q_dim, qk_dim, use_bias=qkv_bias, key=keys[0])
+        self.key = Linear(kv_dim, qk_dim, use_bias=qkv_bias, key=keys[1])
+        self.value = Linear(kv_dim, v_dim, use_bias=qkv_bias, key=keys[2])
+        self.output = Linear(
+            v_dim, q_dim, use_bias=output_bias, scale=scale, key=keys[3]
+        )
+        self.query_norm = RMSNorm(qk_dim // num_heads) if qk_norm else None
+        self.key_norm = RMSNorm(qk_dim // num_heads) if qk_norm else None
         self.num_heads = num_heads
+
+    @property
+    def value_dim(self) -> int:
+        """Channels of one head's values."""
+        return self.value.weight.shape[-1] // self.num_heads
 
     def queries(self, x: Float[Array, "*rows q_dim"]) -> Array:
         return _normed(self.query_norm, self._heads(self.query(x)))
@@ -216,176 +235,3 @@ class MultiHead(eqx.Module):
 
 def _normed(norm: RMSNorm | None, x: Array) -> Array:
     return x if norm is None else norm(x)
-
-
-class CrossAttention(eqx.Module):
-    """Pre-norm cross-attention: the parts around the attention itself, which differs
-    between the encoder (a prefix scan) and the decoder (the latents of one step)."""
-
-    query_norm: LayerNorm
-    input_norm: LayerNorm
-    heads: MultiHead
-    mlp_norm: LayerNorm
-    mlp: MLP
-    residual: bool = eqx.field(static=True)
-    dropout: float = eqx.field(static=True)
-
-    def __init__(
-        self,
-        q_dim: int,
-        kv_dim: int,
-        num_heads: int,
-        *,
-        mlp_widening: int = 4,
-        gated_mlp: bool = False,
-        residual: bool = True,
-        dropout: float = 0.0,
-        key: PRNGKeyArray,
-    ):
-        """
-        Args:
-            q_dim, kv_dim, num_heads: as in `MultiHead`.
-            mlp_widening, gated_mlp: as in `MLP`.
-            residual: add the queries to what they attended.
-            dropout: probability in [0, 1) on both branches.
-
-        Source:
-            Jaegle et al., "Perceiver IO" (2021), §E.2.
-        """
-        heads_key, mlp_key = jr.split(key)
-        self.query_norm = LayerNorm(q_dim)
-        self.input_norm = LayerNorm(kv_dim)
-        self.heads = MultiHead(q_dim, kv_dim, num_heads, key=heads_key)
-        self.mlp_norm = LayerNorm(q_dim)
-        self.mlp = MLP(q_dim, mlp_widening, gated=gated_mlp, key=mlp_key)
-        self.residual = residual
-        self.dropout = dropout
-
-    def queries(self, x: Float[Array, "*rows q_dim"]) -> Array:
-        return self.heads.queries(self.query_norm(x))
-
-    def keys_values(self, x: Float[Array, "*rows kv_dim"]) -> tuple[Array, Array]:
-        normed = self.input_norm(x)
-        return self.heads.keys(normed), self.heads.values(normed)
-
-    def finish(
-        self,
-        queried: Float[Array, "*q_rows q_dim"],
-        attended: Float[Array, "*rows heads head_dim"],
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "*rows q_dim"]:
-        """What follows the attention: output projection, residual, MLP."""
-        joined = self.heads.join(attended)
-        drop_attended, drop_mlp = dropouts(self.dropout, joined.shape, key)
-        x = drop_attended(joined)
-        if self.residual:
-            x = x + queried
-        return x + drop_mlp(self.mlp(self.mlp_norm(x)))
-
-
-class SelfAttentionBlock(eqx.Module):
-    """Pre-norm causal self-attention between rows grouped by step, with rotary
-    positions by step, after a causal convolution if wanted, and an MLP."""
-
-    norm: LayerNorm
-    conv: CausalConv | None
-    heads: MultiHead
-    mlp_norm: LayerNorm
-    mlp: MLP
-    dropout: float = eqx.field(static=True)
-    attention_dropout: float = eqx.field(static=True)
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        mlp_widening: int = 4,
-        gated_mlp: bool = False,
-        qk_norm: bool = False,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        scale: float = 1.0,
-        conv_kernel: int = 0,
-        key: PRNGKeyArray,
-    ):
-        """
-        Args:
-            dim, num_heads: channels, and heads that divide them.
-            mlp_widening, gated_mlp: as in `MLP`.
-            qk_norm: as in `MultiHead`.
-            dropout: probability in [0, 1) on both residual branches.
-            attention_dropout: probability in [0, 1) on the attention weights.
-            scale: factor on the initial deviation of the two maps into the residual.
-            conv_kernel: steps that a `CausalConv` before the attention sees; 0 for
-                none.
-        """
-        heads_key, mlp_key = jr.split(key)
-        self.norm = LayerNorm(dim)
-        self.heads = MultiHead(
-            dim, dim, num_heads, qk_norm=qk_norm, scale=scale, key=heads_key
-        )
-        self.mlp_norm = LayerNorm(dim)
-        self.mlp = MLP(dim, mlp_widening, gated=gated_mlp, scale=scale, key=mlp_key)
-        self.conv = CausalConv(conv_kernel, dim) if conv_kernel else None
-        self.dropout = dropout
-        self.attention_dropout = attention_dropout
-
-    def __call__(
-        self,
-        x: Float[Array, "steps rows dim"],
-        cache: LayerCache,
-        past_steps: Int[Array, ""] | int,
-        window: int | None,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "steps rows dim"], tuple[Array, Array, Array | None]]:
-        """
-        Args:
-            x: rows of each step; all of a step see each other and the steps before.
-            cache: what is kept of past steps; `past_steps` of them were ever put in.
-            window: how many steps a row sees, its own included; `None` for all.
-
-        Returns:
-            the new rows, and what to `extend` the cache by.
-        """
-        weights_key, dropout_key = split_key(key)
-        past, normed, last = cache.attention, self.norm(x), None
-        if self.conv is not None:
-            normed, last = self.conv(normed, cache.rows_before(past_steps))
-        positions = past_steps + jnp.arange(x.shape[0])
-        queries = rotary(self.heads.queries(normed), positions)
-        keys = rotary(self.heads.keys(normed), positions)
-        values = self.heads.values(normed)
-        drops_weights = self.attention_dropout > 0 and weights_key is not None
-        if x.shape[0] == 1 and past.capacity and not drops_weights:
-            attended = _attend_one(queries, keys, values, past, past_steps)
-        else:
-            attended = attend(
-                rearrange(queries, "t c h d -> (t c) h d"),
-                *past.visible(keys, values, past_steps, window),
-                dropout=self.attention_dropout,
-                rng=weights_key,
-            )
-        attended = rearrange(attended, "(t c) h d -> t c h d", t=x.shape[0])
-        joined = self.heads.join(attended.astype(x.dtype))
-        drop_attended, drop_mlp = dropouts(self.dropout, x.shape, dropout_key)
-        x = x + drop_attended(joined)
-        x = x + drop_mlp(self.mlp(self.mlp_norm(x)))
-        return x, (past.newest(keys), past.newest(values), last)
-
-
-def _attend_one(
-    queries: Float[Array, "1 rows heads head_dim"],
-    keys: Float[Array, "1 rows heads head_dim"],
-    values: Float[Array, "1 rows heads head_dim"],
-    cache: KeyValueCache,
-    past_steps: Int[Array, ""] | int,
-) -> Float[Array, "rows heads head_dim"]:
-    """What a single step attends: itself and all that is held, which is what a window
-    reaches. They are read as they lie and not copied."""
-    past = by_row(cache.keys), by_row(cache.values), cache.held(past_steps)
-    seen = attend_average(queries[0], *past, engine="dense")
-    own = attend_average(queries[0], keys[0], values[0], engine="dense")
-    return merge(seen, own).value

@@ -48,10 +48,12 @@ def fourier_features(
             f"`max_resolution` must hold one size per axis ({axes}), got "
             f"{max_resolution}."
         )
-    nyquist = jnp.asarray(max_resolution, positions.dtype) / 2
-    share = jnp.linspace(0.0, 1.0, num_bands, dtype=positions.dtype)
-    frequencies = 1.0 + (nyquist[:, None] - 1.0) * share
-    angles = jnp.pi * positions[..., None] * frequencies
+    dtype = np.dtype(positions.dtype)
+    # Rounded once: at thousands of periods, another order of rounding shows.
+    frequencies = np.stack(
+        [np.linspace(1, size / 2, num_bands) for size in max_resolution]
+    )
+    angles = jnp.pi * (positions[..., None] * frequencies.astype(dtype))
     angles = angles.reshape(positions.shape[0], -1)
     return jnp.concatenate([positions, jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -101,10 +103,12 @@ def rotary(
     x: Float[Array, "n *rest head_dim"],
     positions: Int[Array, " n"],
     base: float = 10_000.0,
+    dims: int | None = None,
 ) -> Float[Array, "n *rest head_dim"]:
     """Rotate queries or keys, so that their dot products depend on distance alone.
 
-    Channel `i` of the first half turns with channel `i` of the second. Angles are whole
+    Channel `i` of the first half turns with channel `i` of the second half, of as many
+    of the first channels as are to turn. Angles are whole
     numbers of very small parts of a turn, which integers count round and round: so all
     positions are as exact as the first ones, and `ROTARY_PERIOD` steps turn nothing
     (2^62 steps in float64).
@@ -112,27 +116,35 @@ def rotary(
     Args:
         positions: counts of steps.
         base: ratio of the longest to the shortest wavelength.
+        dims: how many of the channels turn, the first ones; `None` for all, 0 for none.
 
     Raises:
-        ValueError: if `head_dim` is odd.
+        ValueError: if an odd number of channels is to turn, or more than there are.
 
     Source:
         Su et al., "RoFormer" (2021), §3.4; halves as in GPT-NeoX.
     """
-    half, odd = divmod(x.shape[-1], 2)
-    if odd:
+    dims = x.shape[-1] if dims is None else dims
+    half, odd = divmod(dims, 2)
+    if odd or not 0 <= dims <= x.shape[-1]:
         raise ValueError(
-            f"rotary positions need an even `head_dim`, got {x.shape[-1]}; choose "
-            "`latent_dim` a multiple of twice `num_heads`."
+            f"rotary positions need an even `head_dim`, got {dims} of {x.shape[-1]} "
+            "channels of a head to turn; choose `latent_dim` a multiple of twice "
+            "`num_heads`, or `rotary_dims` even and no more than there are."
         )
+    if dims == 0:
+        return x
     dtype = jnp.result_type(jnp.float32, x.dtype)
     radians = float(base) ** (-np.arange(half) / half)
     angles = _angles(positions, radians, dtype)
     angles = angles.reshape(angles.shape[0], *[1] * (x.ndim - 2), half)
     sin, cos = jnp.sin(angles), jnp.cos(angles)
-    first, second = x[..., :half].astype(dtype), x[..., half:].astype(dtype)
+    first, second = x[..., :half].astype(dtype), x[..., half:dims].astype(dtype)
     turned = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+    turned = jnp.concatenate(turned, axis=-1).astype(x.dtype)
+    return (
+        turned if dims == x.shape[-1] else jnp.concatenate([turned, x[..., dims:]], -1)
+    )
 
 
 def _angles(

@@ -11,8 +11,8 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from .attention.softmax import ATTENDED
+from .blocks import SelfAttentionBlock
 from .checks import check_sizes
-from .layers import SelfAttentionBlock
 from .norms import LayerNorm
 from .state import Caches, LayerCache, empty_cache
 
@@ -23,7 +23,7 @@ class CausalProcessor(eqx.Module):
     reaches."""
 
     blocks: SelfAttentionBlock
-    norm: LayerNorm
+    norm: LayerNorm | None
     num_layers: int = eqx.field(static=True)
     windows: tuple[int | None, ...] = eqx.field(static=True)
     remat: bool = eqx.field(static=True)
@@ -36,41 +36,59 @@ class CausalProcessor(eqx.Module):
         *,
         window: int | None | Sequence[int | None],
         remat: bool,
+        qk_dim: int | None = None,
+        v_dim: int | None = None,
+        qkv_bias: bool = True,
+        output_bias: bool = True,
         mlp_widening: int = 4,
         gated_mlp: bool = False,
+        tanh_gelu: bool = False,
+        mlp_bias: bool = True,
         qk_norm: bool = False,
+        rotary_dims: int | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         conv_kernel: int = 0,
+        final_norm: bool = True,
         key: PRNGKeyArray,
     ):
         """
         Args:
             num_layers: blocks, at least 0. Their parameters are stacked.
-            dim, num_heads, mlp_widening, gated_mlp, qk_norm, dropout,
+            dim, num_heads, qk_dim, v_dim, qkv_bias, output_bias, mlp_widening,
+                gated_mlp, tanh_gelu, mlp_bias, qk_norm, rotary_dims, dropout,
                 attention_dropout, conv_kernel: of a block.
             window: how many steps a latent sees, its own included; `None` for all. Of
                 several, which the layers take in turn, over and over.
             remat: keep of a layer only what its attention gave, for the backward pass,
                 and compute the rest again; without it, matrix products are kept too.
+            final_norm: norm what the last block gives.
 
         Raises:
-            ValueError: if `dim` is not a multiple of twice `num_heads`, or for a window
-                below 1.
+            ValueError: if `qk_dim` is not a multiple of twice `num_heads` where all
+                channels turn, or for a window below 1.
         """
-        if dim % (2 * num_heads):
+        turned = dim if qk_dim is None else qk_dim
+        if rotary_dims is None and turned % (2 * num_heads):
             raise ValueError(
                 "a width must be a multiple of twice its `num_heads`, since rotary "
-                f"positions turn channels in pairs, got {dim} for {num_heads} heads."
+                f"positions turn channels in pairs, got {turned} for {num_heads} heads."
             )
 
         def block(key: PRNGKeyArray) -> SelfAttentionBlock:
             return SelfAttentionBlock(
                 dim,
                 num_heads,
+                qk_dim=qk_dim,
+                v_dim=v_dim,
+                qkv_bias=qkv_bias,
+                output_bias=output_bias,
                 mlp_widening=mlp_widening,
                 gated_mlp=gated_mlp,
+                tanh_gelu=tanh_gelu,
+                mlp_bias=mlp_bias,
                 qk_norm=qk_norm,
+                rotary_dims=rotary_dims,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
                 scale=1 / math.sqrt(2 * max(num_layers, 1)),
@@ -79,7 +97,7 @@ class CausalProcessor(eqx.Module):
             )
 
         self.blocks = eqx.filter_vmap(block)(jr.split(key, num_layers))
-        self.norm = LayerNorm(dim)
+        self.norm = LayerNorm(dim) if final_norm else None
         self.num_layers = num_layers
         self.windows = windows_in_turn("window", window, num_layers)
         self.remat = remat
@@ -88,6 +106,11 @@ class CausalProcessor(eqx.Module):
     def window(self) -> int | None:
         """The widest of the windows; `None` if a layer sees all steps."""
         return None if None in self.windows else max(filter(None, self.windows))
+
+    @property
+    def dim(self) -> int:
+        """Channels of a latent."""
+        return self.blocks.norm.scale.shape[-1]
 
     def empty_caches(
         self, rows: int, dtype: DTypeLike, most_steps: int | None = None
@@ -98,7 +121,8 @@ class CausalProcessor(eqx.Module):
             most_steps: there is room for the past steps that a window reaches, but for
                 no more than this. Needed where one reaches all; 0 to keep nothing.
         """
-        dim, num_heads = self.norm.scale.size, self.blocks.heads.num_heads
+        heads = self.blocks.heads
+        key_dim = heads.key.weight.shape[-1] // heads.num_heads
         layers = (self.num_layers // len(self.windows),)
 
         def capacity(window: int | None) -> int:
@@ -106,13 +130,14 @@ class CausalProcessor(eqx.Module):
             return min(most for most in (reach, most_steps) if most is not None)
 
         def cache(window: int | None) -> LayerCache:
+            kept, of_heads = capacity(window), (heads.num_heads, key_dim)
             attention = empty_cache(
-                capacity(window), rows, num_heads, dim // num_heads, layers, dtype
+                kept, rows, *of_heads, layers, dtype, v_dim=heads.value_dim
             )
             before = None
             if self.blocks.conv is not None:
                 past = capacity(self.blocks.conv.kernel)
-                before = jnp.zeros((*layers, past, rows, dim), dtype)
+                before = jnp.zeros((*layers, past, rows, self.dim), dtype)
             return LayerCache(attention, before)
 
         return tuple(map(cache, self.windows))
@@ -136,7 +161,7 @@ class CausalProcessor(eqx.Module):
             the processed latents, and the caches with these steps added.
         """
         if self.num_layers == 0:
-            return self.norm(x), caches
+            return self._finished(x), caches
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
         keys = None if key is None else jr.split(key, self.num_layers)
         unrolled = _unrolls()
@@ -176,7 +201,10 @@ class CausalProcessor(eqx.Module):
             cache.extend(*of_cache)
             for cache, of_cache in zip(caches, newest, strict=True)
         )
-        return self.norm(x), caches
+        return self._finished(x), caches
+
+    def _finished(self, x: Array) -> Array:
+        return x if self.norm is None else self.norm(x)
 
 
 def windows_in_turn(

@@ -25,7 +25,7 @@ class KeyValueCache(eqx.Module):
     """
 
     keys: Float[Array, "*layers heads capacity rows head_dim"]
-    values: Float[Array, "*layers heads capacity rows head_dim"]
+    values: Float[Array, "*layers heads capacity rows v_dim"]
     end: Int[Array, ""]
 
     @property
@@ -46,12 +46,12 @@ class KeyValueCache(eqx.Module):
     def visible(
         self,
         keys: Float[Array, "steps rows heads head_dim"],
-        values: Float[Array, "steps rows heads head_dim"],
+        values: Float[Array, "steps rows heads v_dim"],
         past_steps: Int[Array, ""] | int,
         window: int | None,
     ) -> tuple[
         Float[Array, "kv_len heads head_dim"],
-        Float[Array, "kv_len heads head_dim"],
+        Float[Array, "kv_len heads v_dim"],
         StepMask,
     ]:
         """The keys and values that new steps attend, past ones first, and the mask.
@@ -87,7 +87,7 @@ class KeyValueCache(eqx.Module):
     def extend(
         self,
         keys: Float[Array, "*layers heads kept rows head_dim"],
-        values: Float[Array, "*layers heads kept rows head_dim"],
+        values: Float[Array, "*layers heads kept rows v_dim"],
     ) -> "KeyValueCache":
         """The cache with the `newest` of new steps put in, given in order."""
         kept = keys.shape[-3]
@@ -161,11 +161,14 @@ def empty_cache(
     head_dim: int,
     layers: tuple[int, ...] = (),
     dtype: DTypeLike = jnp.float32,
+    v_dim: int | None = None,
 ) -> KeyValueCache:
-    """A cache that holds nothing yet, of `capacity` steps of `rows` keys each."""
-    shape = *layers, num_heads, capacity, rows, head_dim
+    """A cache that holds nothing yet, of `capacity` steps of `rows` keys each. A head's
+    values have as many channels as its keys if `v_dim` is `None`."""
+    shape = *layers, num_heads, capacity, rows
     # Two arrays, or a state could not be donated.
-    keys, values = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+    keys = jnp.zeros((*shape, head_dim), dtype)
+    values = jnp.zeros((*shape, head_dim if v_dim is None else v_dim), dtype)
     return KeyValueCache(keys, values, jnp.zeros((), jnp.int32))
 
 

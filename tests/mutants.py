@@ -470,7 +470,7 @@ MUTANTS = (
     ),
     Mutant(
         "dropout: none after attention",
-        "perceiver_eqx/layers.py",
+        "perceiver_eqx/blocks.py",
         "x = x + drop_attended(joined)",
         "x = x + joined",
         LAYERS + "test_a_block_drops_out_channels_of_either_branch",

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perceiver_eqx.blocks import SelfAttentionBlock
 from perceiver_eqx.conv import CausalConv
-from perceiver_eqx.layers import SelfAttentionBlock
 from tests.helpers import TOLERANCE, normals, relative_error
 from tests.models import drawn
 from tests.strategies import seeds

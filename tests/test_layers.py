@@ -7,7 +7,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from perceiver_eqx.layers import MLP, SelfAttentionBlock, matrices_in
+from perceiver_eqx.blocks import SelfAttentionBlock
+from perceiver_eqx.layers import MLP, matrices_in
 from perceiver_eqx.state import LayerCache, empty_cache
 from tests.models import byte_inputs, byte_lm
 

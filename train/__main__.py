@@ -13,7 +13,7 @@ import jax.random as jr
 import tyro
 
 from perceiver_eqx import stream
-from perceiver_eqx.pretrained import load as load_model
+from perceiver_eqx.pretrained.native import load as load_model
 
 from . import configs
 from .compress import compress, decompress

@@ -187,4 +187,9 @@ def _as_mask(mask, q_len: int, kv_len: int) -> Mask:
             f"{mask.shape}. A StepMask counts rows and columns as steps times tokens "
             "per step; batches go through jax.vmap."
         )
-    return mask if isinstance(mask, StepMask) else DenseMask(mask)
+    if not isinstance(mask, StepMask):
+        return DenseMask(mask)
+    # The rows of a single step all see each other: no engine need treat it as causal.
+    alone = mask.query_steps == mask.key_steps == 1
+    nothing_before = isinstance(mask.key_start, int) and mask.key_start == 0
+    return FullMask(q_len, kv_len) if alone and nothing_before else mask

@@ -1,4 +1,4 @@
 """Models in files, one module per kind of file."""
 
-from .native import load as load
+from .kinds import load as load
 from .native import save as save

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from perceiver_eqx import log_prob
-from perceiver_eqx.pretrained import load
+from perceiver_eqx.pretrained.native import load
 from train.compress import compress, decompress
 
 

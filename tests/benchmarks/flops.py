@@ -34,10 +34,7 @@ def train_step_flops(
     attention = 2 * (
         latents**2 * _pairs_of_layers(perceiver.processor, steps) * dim
         + tokens * latents * dim
-        + sum(
-            _pairs_of_layers(layers, tokens) * layers.norm.scale.size
-            for layers in local
-        )
+        + sum(_pairs_of_layers(layers, tokens) * layers.dim for layers in local)
     )
     if isinstance(decoder, QueryDecoder):
         cross = decoder.cross

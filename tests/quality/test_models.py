@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from perceiver_eqx.layers import CrossAttention
+from perceiver_eqx.blocks import CrossAttention
 from perceiver_eqx.positions import rotary
 from perceiver_eqx.processor import CausalProcessor
 from tests.benchmarks.quality.flops import training_flops

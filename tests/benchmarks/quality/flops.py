@@ -24,7 +24,7 @@ def training_flops(model, num_bytes: int) -> int:
 def _(model: ByteTransformer, num_bytes: int) -> int:
     stack = model.processor
     linear = num_bytes * weights((stack, model.logits))
-    return _flops(linear, stack.num_layers * pairs(num_bytes, None) * _dim(stack))
+    return _flops(linear, stack.num_layers * pairs(num_bytes, None) * stack.dim)
 
 
 @training_flops.register
@@ -35,7 +35,7 @@ def _(model: PerceiverAR, num_bytes: int) -> int:
     linear += rows * weights(of_targets)
     own = pairs(rows, None)
     seen = rows * (num_bytes - rows) + own + stack.num_layers * own
-    return _flops(linear, seen * _dim(stack))
+    return _flops(linear, seen * stack.dim)
 
 
 @training_flops.register
@@ -44,8 +44,8 @@ def _(model: PatchModel, num_bytes: int) -> int:
     patches = num_bytes // model.patch
     linear = patches * weights((stack, model.to_local))
     linear += num_bytes * weights((local, model.logits))
-    seen = stack.num_layers * pairs(patches, None) * _dim(stack)
-    inside = patches * local.num_layers * pairs(model.patch, None) * _dim(local)
+    seen = stack.num_layers * pairs(patches, None) * stack.dim
+    inside = patches * local.num_layers * pairs(model.patch, None) * local.dim
     return _flops(linear, seen + inside)
 
 
@@ -85,7 +85,3 @@ def _asking(block: AskingBlock, steps: int, queries: int, keys: int) -> int:
 def _flops(linear: int, seen: int) -> int:
     # 2 operations a weight, a pair is two products, and thrice that in all.
     return 3 * 2 * (linear + 2 * seen)
-
-
-def _dim(stack) -> int:
-    return stack.norm.scale.size

@@ -15,7 +15,8 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, UInt8
 
 from perceiver_eqx import ByteLM, StepMask, attend
 from perceiver_eqx.adapters.ngrams import NOTHING, NgramEmbedding
-from perceiver_eqx.layers import CrossAttention, Embedding, Linear, split_key
+from perceiver_eqx.blocks import CrossAttention
+from perceiver_eqx.layers import Embedding, Linear, split_key
 from perceiver_eqx.positions import rotary
 from perceiver_eqx.processor import CausalProcessor
 from train.loss import symbol_bits
