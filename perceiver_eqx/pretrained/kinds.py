@@ -1,15 +1,19 @@
 """One `load` for every kind of file."""
 
 import os
+from collections.abc import Mapping
+from hashlib import file_digest
 from pathlib import Path
 
 from ..adapters.byte_lm import ByteLM
 from . import huggingface, native
 from .huggingface import Task
-from .tensors import read_json
+from .tensors import find, read_json
 
 
-def load(path: str | os.PathLike) -> ByteLM | Task:
+def load(
+    path: str | os.PathLike, *, sha256: Mapping[str, str] | None = None
+) -> ByteLM | Task:
     """The model in a file or a folder, of whatever kind it is.
 
     No code in the files is run, no link followed; names, shapes and dtypes of all
@@ -19,13 +23,18 @@ def load(path: str | os.PathLike) -> ByteLM | Task:
         path: a file that `save` wrote, for a `ByteLM`; or a folder with the
             `config.json` and the tensors of one of transformers' Perceiver models, for
             the task of `perceiver_eqx.tasks` that it was made for.
+        sha256: of files, by name, the hash of what they must hold, in hexadecimal, as
+            the page of a published model tells it. Without it a flipped bit in a
+            number is not noticed: safetensors have no sums of their own.
 
     Raises:
         FileNotFoundError: there is no such file, or one is missing in the folder.
-        ValueError: for files of another kind, links, and tensors that are not those of
-            the model that the configuration describes.
+        ValueError: for files of another kind or with other contents, links, and tensors
+            that are not those of the model that the configuration describes.
     """
     path = Path(path)
+    for name, expected in (sha256 or {}).items():
+        _check_hash(path, name, expected)
     if not path.is_dir():
         return native.load(path)
     kind = read_json(path, "config.json").get("model_type")
@@ -35,3 +44,19 @@ def load(path: str | os.PathLike) -> ByteLM | Task:
             f"got {kind!r}."
         )
     return huggingface.load(path)
+
+
+def _check_hash(path: Path, name: str, expected: str) -> None:
+    folder = path if path.is_dir() else path.parent
+    file = find(folder, Path(name).name)
+    if file is None or Path(name).name != name:
+        raise FileNotFoundError(
+            f"there is no {name!r} in {str(folder)!r}, as `sha256` says."
+        )
+    with file.open("rb") as opened:
+        found = file_digest(opened, "sha256").hexdigest()
+    if found != expected.lower():
+        raise ValueError(
+            f"{str(file)!r} must have the SHA-256 {expected}, found {found}: it is "
+            "another file, or was damaged. Get it again."
+        )
