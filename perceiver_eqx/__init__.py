@@ -14,6 +14,9 @@ from .beams import beam_search as beam_search
 from .generate import generate as generate
 from .generate import stream as stream
 from .model import CausalPerceiver as CausalPerceiver
+from .parents import Perceiver as Perceiver
+from .parents import PerceiverIO as PerceiverIO
+from .perceiver_ar import PerceiverAR as PerceiverAR
 from .sampling import Rules as Rules
 from .score import log_prob as log_prob
 from .state import PerceiverState as PerceiverState

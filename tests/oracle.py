@@ -143,10 +143,14 @@ def self_attention(processor, x, rows):
             block.heads.key_norm, heads(block.heads, block.heads.key, normed)
         )
         value = heads(block.heads, block.heads.value, normed)
-        attended = attention(rotary(query, step), rotary(key, step), value, mask)
+        query, key = (rotary(y, step, dims=block.rotary_dims) for y in (query, key))
+        attended = attention(query, key, value, mask)
         x = x + linear(block.heads.output, attended)
         x = x + mlp(block.mlp, norm(block.mlp_norm, x))
-    return norm(processor.norm, x)
+    return x if processor.norm is None else norm(processor.norm, x)
+
+
+STATIC = "num_heads", "epsilon", "rotary_dims", "tanh_gelu"
 
 
 class Layer:
@@ -157,7 +161,7 @@ class Layer:
 
     def __getattr__(self, name):
         value = getattr(self.stacked, name)
-        if name in ("num_heads", "epsilon") or value is None:
+        if name in STATIC or value is None:
             return value
         is_array = hasattr(value, "shape")
         return value[self.index] if is_array else Layer(value, self.index)
@@ -202,6 +206,9 @@ def mlp(layer, x):
     if layer.gate is not None:
         gate = linear(layer.gate, x)
         return linear(layer.down, hidden * gate / (1 + np.exp(-gate)))
+    if layer.tanh_gelu:
+        inner = math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)
+        return linear(layer.down, hidden * (1 + np.tanh(inner)) / 2)
     return linear(layer.down, hidden * (1 + erf(hidden / math.sqrt(2))) / 2)
 
 
@@ -215,7 +222,10 @@ def heads(multi_head, projection, x):
     return einops.rearrange(y, "n (h d) -> n h d", h=multi_head.num_heads)
 
 
-def rotary(x, positions, base=10_000.0):
+def rotary(x, positions, base=10_000.0, dims=None):
+    if dims is not None:
+        turned = rotary(x[..., :dims], positions, base) if dims else x[..., :0]
+        return np.concatenate([turned, x[..., dims:]], -1)
     half = x.shape[-1] // 2
     angle = positions[:, None] / base ** (np.arange(half) / half)
     turn = np.exp(1j * angle)[:, None]

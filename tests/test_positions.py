@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from perceiver_eqx.positions import ROTARY_PERIOD, rotary
+from perceiver_eqx.positions import ROTARY_PERIOD, fourier_features, rotary
 from tests import oracle
 from tests.helpers import assert_close, normals
 
@@ -41,3 +41,28 @@ def test_a_period_later_a_turn_is_the_same_to_the_bit():
     assert np.array_equal(found, rotary(x, positions))
     halfway = rotary(x, positions + ROTARY_PERIOD // 2)
     assert not np.array_equal(halfway, rotary(x, positions))
+
+
+def test_of_some_channels_the_others_stay_as_they_are():
+    x, positions = jnp.asarray(normals(0, 9, 2, 16)), jnp.arange(9)
+    assert np.array_equal(rotary(x, positions, dims=16), rotary(x, positions))
+    assert np.array_equal(rotary(x, positions, dims=0), x)
+    some = rotary(x, positions, dims=6)
+    assert np.array_equal(some[..., 6:], x[..., 6:])
+    assert_close(some[..., :6], rotary(x[..., :6], positions))
+    for dims in (3, 18, -2):
+        with pytest.raises(ValueError, match=f"got {dims} of 16 channels"):
+            rotary(x, positions, dims=dims)
+
+
+def test_fourier_features_are_their_formula():
+    places = normals(1, 7, 2)
+    found = fourier_features(jnp.asarray(places), 3, (8, 20))
+    columns = [*places.T]
+    for wave in (np.sin, np.cos):
+        for axis, nyquist in enumerate((4, 10)):
+            for frequency in np.linspace(1, nyquist, 3):
+                columns.append(wave(np.pi * frequency * places[:, axis]))
+    assert_close(found, np.stack(columns, 1).astype(np.float32))
+    with pytest.raises(ValueError, match="one size per axis"):
+        fourier_features(jnp.asarray(places), 3, (8,))
