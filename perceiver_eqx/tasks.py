@@ -29,17 +29,20 @@ class MaskedLM(eqx.Module):
     inputs: TextInput
     perceiver: PerceiverIO
     queries: Float[Array, "max_symbols query_dim"]
-    bias: Float[Array, " num_symbols"]
+    bias: Float[Array, " num_symbols"] | None
 
     def __init__(self, inputs: TextInput, perceiver: PerceiverIO, *, key: PRNGKeyArray):
         """
         Args:
-            inputs: of the symbols; its table serves for the logits too.
-            perceiver: with queries as wide as the tokens, and without an output map.
+            inputs: of the symbols.
+            perceiver: with an output for each symbol; or without an output map and with
+                queries as wide as the tokens, whose table then gives the logits.
         """
         self.inputs, self.perceiver = inputs, perceiver
-        self.queries = 0.02 * jr.normal(key, inputs.positions.shape)
-        self.bias = jnp.zeros(inputs.embedding.table.shape[0])
+        dim = perceiver.decoder.cross.query_norm.scale.size
+        self.queries = 0.02 * jr.normal(key, (inputs.positions.shape[0], dim))
+        tied = perceiver.decoder.output is None
+        self.bias = jnp.zeros(inputs.embedding.table.shape[0]) if tied else None
 
     def __call__(
         self,
@@ -56,7 +59,7 @@ class MaskedLM(eqx.Module):
         tokens = self.inputs(symbols)
         queries = self.queries[: symbols.shape[0]]
         x = self.perceiver(tokens, queries, mask=mask, key=key)
-        return self.inputs.logits(x, self.bias)
+        return x if self.bias is None else self.inputs.logits(x, self.bias)
 
 
 class Classifier(eqx.Module):

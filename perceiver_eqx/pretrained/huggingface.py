@@ -22,7 +22,8 @@ from ..parents import PerceiverIO
 from ..tasks import Classifier, MaskedLM, MultimodalAutoencoder, OpticalFlow
 from . import huggingface_places as places
 from .places import Place, fill, take
-from .tensors import find, open_tensors, read_json
+from .settings import checked, read_json
+from .tensors import find, open_tensors
 
 
 # Counts that no model needs.
@@ -85,7 +86,7 @@ class Config:
         given = {"architecture": architectures[0]}
         for of in fields(cls):
             if of.name in found and of.name != "architecture":
-                given[of.name] = _checked(of.name, found[of.name], of.default)
+                given[of.name] = checked(of.name, found[of.name], of.default)
         config = cls(**given)
         if config.architecture not in ARCHITECTURES:
             raise ValueError(
@@ -118,25 +119,6 @@ class Config:
 
 # Whether it is the approximation by a tanh.
 GELUS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}
-
-
-def _checked(name: str, value: Any, default: Any) -> Any:
-    """A value of the kind that it has by default, of no more than a model may have."""
-    kind = type(default)
-    if default is None:
-        return None if value is None else _checked(name, value, 1)
-    if kind is tuple:
-        if isinstance(value, list) and len(value) == len(default):
-            return tuple(_checked(name, item, 1) for item in value)
-    elif kind is int:
-        if type(value) is int and 1 <= value < 2**31:
-            return value
-    elif kind is bool:
-        if isinstance(value, bool | int | float):
-            return bool(value)
-    elif type(value) is kind:
-        return value
-    raise ValueError(f"`{name}` must be like {default!r}, got {value!r}.")
 
 
 def build(config: Config, *, tanh_gelu: bool | None = None, key) -> Task:

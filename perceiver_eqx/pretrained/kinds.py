@@ -6,14 +6,16 @@ from hashlib import file_digest
 from pathlib import Path
 
 from ..adapters.byte_lm import ByteLM
-from . import huggingface, native
+from ..perceiver_ar import PerceiverAR
+from . import huggingface, krasserm, native
 from .huggingface import Task
-from .tensors import find, read_json
+from .settings import read_json
+from .tensors import find
 
 
 def load(
     path: str | os.PathLike, *, sha256: Mapping[str, str] | None = None
-) -> ByteLM | Task:
+) -> ByteLM | Task | PerceiverAR:
     """The model in a file or a folder, of whatever kind it is.
 
     No code in the files is run, no link followed; names, shapes and dtypes of all
@@ -21,8 +23,9 @@ def load(
 
     Args:
         path: a file that `save` wrote, for a `ByteLM`; or a folder with the
-            `config.json` and the tensors of one of transformers' Perceiver models, for
-            the task of `perceiver_eqx.tasks` that it was made for.
+            `config.json` and the tensors of one of transformers' Perceiver models, or
+            of the library perceiver-io 0.11, for a `PerceiverAR` or the task of
+            `perceiver_eqx.tasks` that it was made for.
         sha256: of files, by name, the hash of what they must hold, in hexadecimal, as
             the page of a published model tells it. Without it a flipped bit in a
             number is not noticed: safetensors have no sums of their own.
@@ -37,13 +40,16 @@ def load(
         _check_hash(path, name, expected)
     if not path.is_dir():
         return native.load(path)
-    kind = read_json(path, "config.json").get("model_type")
-    if kind != "perceiver":
-        raise ValueError(
-            f"`model_type` in the config.json of {str(path)!r} must be 'perceiver', "
-            f"got {kind!r}."
-        )
-    return huggingface.load(path)
+    config = read_json(path, "config.json")
+    kind = config.get("model_type")
+    if kind == "perceiver":
+        return huggingface.load(path)
+    if kind in krasserm.KINDS:
+        return krasserm.load(path, config)
+    raise ValueError(
+        f"`model_type` in the config.json of {str(path)!r} must be one of "
+        f"{sorted(['perceiver', *krasserm.KINDS])}, got {kind!r}."
+    )
 
 
 def _check_hash(path: Path, name: str, expected: str) -> None:

@@ -69,7 +69,8 @@ def fill(model: eqx.Module, places: Places, tensors: Mapping[str, Tensor], file:
             floating-point dtype, each by its name.
     """
     leaves = named_leaves(model)
-    unknown = set(leaves) - {place.leaf for place in places.values()}
+    needed = {name for name, leaf in leaves.items() if leaf.size}
+    unknown = needed - {place.leaf for place in places.values()}
     assert not unknown, f"no place leads to {sorted(unknown)}"
     problems = []
     for name in sorted(set(places) | set(tensors)):

@@ -5,7 +5,6 @@ is read until a tensor is asked for.
 """
 
 import io
-import json
 import math
 import pickle
 import zipfile
@@ -65,28 +64,6 @@ def find(folder: Path, *names: str) -> Path | None:
                 raise ValueError(f"{str(path)!r} must be a file.")
             return path
     return None
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A file of settings.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is no JSON object, or too large to be one.
-    """
-    path = find(folder, name)
-    if path is None:
-        raise FileNotFoundError(f"there is no {name} in {str(folder)!r}.")
-    size = path.stat().st_size
-    try:
-        if size > 1 << 20:
-            raise ValueError(f"it has {size} bytes")
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError(f"it is a {type(found).__name__}")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} must be a JSON object: {error}.") from error
-    return found
 
 
 def open_tensors(path: Path) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from tests.pretrained.foreign import (
     config_of,
     inputs_of,
     outputs_of,
-    tensor_of,
     write,
 )
+from tests.pretrained.numbers import tensor_of
 
 
 pytestmark = pytest.mark.parity

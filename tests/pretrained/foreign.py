@@ -2,7 +2,6 @@
 from their names, and inputs."""
 
 import json
-import zlib
 from pathlib import Path
 
 import equinox as eqx
@@ -10,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
+
+from .numbers import tensor_of
 
 
 EXPECTED = Path(__file__).with_name("huggingface.json")
@@ -41,19 +42,6 @@ def config_of(architecture: str, **changes) -> dict:
     labels = {"id2label": {str(label): f"LABEL_{label}" for label in range(LABELS)}}
     kind = {"model_type": "perceiver", "architectures": [architecture]}
     return kind | labels | SIZES | changes
-
-
-def tensor_of(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers that depend on the name alone, of the size that parameters have."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    x = rng.standard_normal(shape).astype(np.float32)
-    if name.endswith("running_var"):
-        return np.abs(x) + 0.5
-    if len(shape) == 1:
-        return 0.3 * x
-    # So large that softmaxes choose.
-    gain = 3 if name.endswith(("query.weight", "key.weight")) else 1
-    return gain * x / np.sqrt(np.prod(shape[1:], dtype=np.float32))
 
 
 def write(folder: Path, architecture: str, shapes: dict, **changes) -> None:

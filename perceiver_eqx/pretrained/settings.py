@@ -1,0 +1,48 @@
+"""Files of settings, checked before anything is made of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .tensors import find
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A file of settings.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no JSON object, or too large to be one.
+    """
+    path = find(folder, name)
+    if path is None:
+        raise FileNotFoundError(f"there is no {name} in {str(folder)!r}.")
+    size = path.stat().st_size
+    try:
+        if size > 1 << 20:
+            raise ValueError(f"it has {size} bytes")
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"it is a {type(found).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} must be a JSON object: {error}.") from error
+    return found
+
+
+def checked(name: str, value: Any, default: Any) -> Any:
+    """A value of the kind that it has by default, of no more than a model may have."""
+    kind = type(default)
+    if default is None:
+        return None if value is None else checked(name, value, 1)
+    if kind is tuple:
+        if isinstance(value, list) and len(value) == len(default):
+            return tuple(checked(name, item, 1) for item in value)
+    elif kind is int:
+        if type(value) is int and 1 <= value < 2**31:
+            return value
+    elif kind is bool:
+        if isinstance(value, bool | int | float):
+            return bool(value)
+    elif type(value) is kind:
+        return value
+    raise ValueError(f"`{name}` must be like {default!r}, got {value!r}.")
