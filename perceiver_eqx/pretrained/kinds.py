@@ -38,6 +38,11 @@ def load(
     path = Path(path)
     for name, expected in (sha256 or {}).items():
         _check_hash(path, name, expected)
+    if path.suffix in (".pickle", ".pkl"):
+        raise ValueError(
+            f"a pickle such as {str(path)!r} does not tell its model; pass it to "
+            "`pretrained.deepmind.load`, with a configuration."
+        )
     if not path.is_dir():
         return native.load(path)
     config = read_json(path, "config.json")

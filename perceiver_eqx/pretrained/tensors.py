@@ -147,19 +147,15 @@ def _rebuild_parameter(data, *_) -> _View:
     return data
 
 
-class _Describer(pickle._Unpickler):
-    """Reads what a pickle says of tensors. It knows no function but these few, none of
-    which is the pickle's: whatever else a file names is refused.
+class SafeUnpickler(pickle._Unpickler):
+    """Reads what a pickle says. It knows the few functions of `KNOWN`, none of which is
+    the pickle's: whatever else a file names is refused.
 
     In Python and not in C, where a pickle of a few bytes can ask for gigabytes to
     remember things in.
     """
 
-    KNOWN = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    } | {("torch", name): dtype for name, dtype in _STORAGES.items()}
+    KNOWN: dict[tuple[str, str], Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.KNOWN:
@@ -167,6 +163,14 @@ class _Describer(pickle._Unpickler):
                 f"it asks for {module}.{name}, which is not needed to describe tensors"
             )
         return self.KNOWN[module, name]
+
+
+class _Describer(SafeUnpickler):
+    KNOWN = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    } | {("torch", name): dtype for name, dtype in _STORAGES.items()}
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, size = pid
