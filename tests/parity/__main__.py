@@ -1,10 +1,16 @@
-"""Writes what transformers gives, for tests that run without it."""
+"""Writes what the parents' libraries give, for tests that run without them."""
 
 import json
+import tempfile
+from pathlib import Path
 
-from tests.pretrained.foreign import EXPECTED
+from tests.pretrained.foreign import EXPECTED, KNOWN_KRASSERM
 
-from .test_huggingface import to_expect
+from . import test_huggingface, test_krasserm
 
 
-EXPECTED.write_text(json.dumps(to_expect(), indent=1) + "\n")
+EXPECTED.write_text(json.dumps(test_huggingface.to_expect(), indent=1) + "\n")
+with tempfile.TemporaryDirectory() as folder:
+    test_krasserm.make_models(Path(folder))
+    found = test_krasserm.to_expect(Path(folder))
+KNOWN_KRASSERM.write_text(json.dumps(found) + "\n")

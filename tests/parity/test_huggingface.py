@@ -124,7 +124,13 @@ def test_what_transformers_and_torch_save_is_read(tmp_path, kind):
 
 
 def test_what_the_other_tests_compare_with_is_what_transformers_gives():
-    assert json.loads(EXPECTED.read_text()) == json.loads(json.dumps(to_expect()))
+    held, found = json.loads(EXPECTED.read_text()), json.loads(json.dumps(to_expect()))
+    assert held.keys() == found.keys()
+    for architecture, one in held.items():
+        assert one["shapes"] == found[architecture]["shapes"]
+        # Sums on another machine are in another order.
+        outputs = found[architecture]["outputs"]
+        np.testing.assert_allclose(one["outputs"], outputs, rtol=0, atol=2e-6)
 
 
 def to_expect() -> dict:

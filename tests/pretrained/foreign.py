@@ -14,6 +14,7 @@ from .numbers import tensor_of
 
 
 EXPECTED = Path(__file__).with_name("huggingface.json")
+KNOWN_KRASSERM = Path(__file__).with_name("krasserm.json")
 # The largest difference from transformers; optical flow is divided by 100 at the end.
 TOLERANCE = {"PerceiverForOpticalFlow": 1e-6}
 SIZES = {
