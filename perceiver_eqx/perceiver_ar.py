@@ -405,10 +405,8 @@ class PerceiverAR(eqx.Module):
         )
         keys_values = self._keys_values(normed, places)
         own = lax.dynamic_slice_in_dim(inputs, prefix, latents)
-        own_places, caches = (
-            prefix + jnp.arange(latents),
-            self._caches(self.max_latents),
-        )
+        own_places = prefix + jnp.arange(latents)
+        caches = self._caches(self.max_latents)
         x, caches = self._latents(own, own_places, keys_values, prefix, caches, 0)
         state = ARState(symbols, count, prefix, *keys_values, caches)
         return state, self._logits(x)[-1]

@@ -141,10 +141,8 @@ def rotary(
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     first, second = x[..., :half].astype(dtype), x[..., half:dims].astype(dtype)
     turned = [first * cos - second * sin, second * cos + first * sin]
-    turned = jnp.concatenate(turned, axis=-1).astype(x.dtype)
-    return (
-        turned if dims == x.shape[-1] else jnp.concatenate([turned, x[..., dims:]], -1)
-    )
+    parts = [*(part.astype(x.dtype) for part in turned), x[..., dims:]]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def _angles(

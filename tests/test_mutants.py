@@ -1,10 +1,13 @@
 import pytest
 
-from tests.mutants import MUTANTS, ROOT, is_caught
+from tests import mutants, mutants_parents
+from tests.planting import ROOT, is_caught
 
 
 each_mistake = pytest.mark.parametrize(
-    "mutant", MUTANTS, ids=lambda mutant: mutant.mistake
+    "mutant",
+    [*mutants.MUTANTS, *mutants_parents.MUTANTS],
+    ids=lambda mutant: mutant.mistake,
 )
 
 
