@@ -1,10 +1,14 @@
 """Files of settings, checked before anything is made of them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from .tensors import find
+
+
+MOST_LAYERS = 1000
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -39,6 +43,11 @@ def checked(name: str, value: Any, default: Any) -> Any:
             return tuple(checked(name, item, 1) for item in value)
     elif kind is int:
         if type(value) is int and 1 <= value < 2**31:
+            # Each layer is looked up by name, before the file is seen to lack it.
+            if re.search("layers|blocks|attends", name) and value > MOST_LAYERS:
+                raise ValueError(
+                    f"`{name}` must be at most {MOST_LAYERS}, got {value}."
+                )
             return value
     elif kind is bool:
         if isinstance(value, bool | int | float):

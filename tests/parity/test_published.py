@@ -1,7 +1,7 @@
 """Published weights, by what their pages say of them: for who has the files.
 
-`LANGUAGE_PERCEIVER` names a folder of deepmind/language-perceiver, as transformers saves
-it; without it there is nothing to compare.
+`LANGUAGE_PERCEIVER` names a folder of deepmind/language-perceiver, as transformers
+saves it; without it there is nothing to compare.
 """
 
 import os

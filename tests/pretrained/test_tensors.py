@@ -308,6 +308,7 @@ def change_config(folder, **changes):
         ({"architectures": ["BertModel"]}, "`architectures` must be one of"),
         ({"architectures": []}, "got model_type 'perceiver' and architectures"),
         ({"num_latents": 10**15}, "`num_latents` must be like 256, got 1000000"),
+        ({"num_self_attends_per_block": 2**30}, "must be at most 1000, got 1073741824"),
         ({"num_latents": "6"}, "`num_latents` must be like 256, got '6'"),
         ({"num_latents": 2**30}, r"has shape \(6, 16\), not \(1073741824, 16\)"),
         ({"hidden_act": "relu"}, "`hidden_act` must be one of"),
