@@ -2,48 +2,26 @@
 
 from collections.abc import Callable
 
-from .places import (
-    AS_IT_IS,
-    CONVOLUTION,
-    OF_A_PIXEL,
-    ROW,
-    TRANSPOSED,
-    Form,
-    Place,
-)
+from .places import CONVOLUTION, OF_A_PIXEL, ROW, Place, linear, norm
 
 
 INPUT = "perceiver.input_preprocessor"
-
-
-def _affine(theirs: str, ours: str, form: Form, layer: int | None = None):
-    return {
-        f"{theirs}.weight": Place(f"{ours}.weight", form, layer),
-        f"{theirs}.bias": Place(f"{ours}.bias", AS_IT_IS, layer),
-    }
-
-
-def _norm(theirs: str, ours: str, layer: int | None = None):
-    return {
-        f"{theirs}.weight": Place(f"{ours}.scale", AS_IT_IS, layer),
-        f"{theirs}.bias": Place(f"{ours}.bias", AS_IT_IS, layer),
-    }
 
 
 def _layer(theirs: str, ours: str, *, crosses: bool, layer: int | None = None):
     places = {}
     within = f"{theirs}.attention.self"
     for name in ("query", "key", "value"):
-        places |= _affine(f"{within}.{name}", f"{ours}.heads.{name}", TRANSPOSED, layer)
+        places |= linear(f"{within}.{name}", f"{ours}.heads.{name}", layer=layer)
     own = "query_norm" if crosses else "norm"
-    places |= _norm(f"{within}.layernorm1", f"{ours}.{own}", layer)
+    places |= norm(f"{within}.layernorm1", f"{ours}.{own}", layer)
     if crosses:
-        places |= _norm(f"{within}.layernorm2", f"{ours}.input_norm", layer)
+        places |= norm(f"{within}.layernorm2", f"{ours}.input_norm", layer)
     output = f"{theirs}.attention.output.dense"
-    places |= _affine(output, f"{ours}.heads.output", TRANSPOSED, layer)
-    places |= _norm(f"{theirs}.layernorm", f"{ours}.mlp_norm", layer)
-    places |= _affine(f"{theirs}.mlp.dense1", f"{ours}.mlp.up", TRANSPOSED, layer)
-    places |= _affine(f"{theirs}.mlp.dense2", f"{ours}.mlp.down", TRANSPOSED, layer)
+    places |= linear(output, f"{ours}.heads.output", layer=layer)
+    places |= norm(f"{theirs}.layernorm", f"{ours}.mlp_norm", layer)
+    places |= linear(f"{theirs}.mlp.dense1", f"{ours}.mlp.up", layer=layer)
+    places |= linear(f"{theirs}.mlp.dense2", f"{ours}.mlp.down", layer=layer)
     return places
 
 
@@ -63,7 +41,7 @@ def _in_the_middle(num_layers: int, decoder: str, *, projects: bool):
     places |= _layer(cross, "perceiver.decoder.cross", crosses=True)
     if projects:
         final = f"{decoder}.final_layer"
-        places |= _affine(final, "perceiver.decoder.output", TRANSPOSED)
+        places |= linear(final, "perceiver.decoder.output")
     return places
 
 
@@ -102,25 +80,25 @@ def of_learned_image() -> dict[str, Place]:
     table = f"{INPUT}.position_embeddings.position_embeddings"
     positions = "inputs.positions"
     return {
-        **_affine(f"{INPUT}.convnet_1x1", "inputs.features", OF_A_PIXEL),
+        **linear(f"{INPUT}.convnet_1x1", "inputs.features", OF_A_PIXEL),
         table: Place(f"{positions}.table"),
-        **_affine(f"{INPUT}.positions_projection", f"{positions}.output", TRANSPOSED),
+        **linear(f"{INPUT}.positions_projection", f"{positions}.output"),
     }
 
 
 def of_conv_image() -> dict[str, Place]:
-    norm, ours = f"{INPUT}.convnet.batchnorm", "inputs.features"
+    batch_norm, ours = f"{INPUT}.convnet.batchnorm", "inputs.features"
     return {
         f"{INPUT}.convnet.conv.weight": Place(f"{ours}.weight", CONVOLUTION),
-        **_norm(norm, ours),
-        f"{norm}.running_mean": Place(f"{ours}.mean"),
-        f"{norm}.running_var": Place(f"{ours}.variance"),
+        **norm(batch_norm, ours),
+        f"{batch_norm}.running_mean": Place(f"{ours}.mean"),
+        f"{batch_norm}.running_var": Place(f"{ours}.variance"),
     }
 
 
 def of_flow(num_layers: int) -> dict[str, Place]:
     return {
-        **_affine(f"{INPUT}.conv_after_patches", "inputs.features", TRANSPOSED),
+        **linear(f"{INPUT}.conv_after_patches", "inputs.features"),
         **_in_the_middle(num_layers, "perceiver.decoder.decoder", projects=True),
     }
 
@@ -137,5 +115,5 @@ def of_multimodal(num_layers: int) -> dict[str, Place]:
         queried = Place(f"query_padding.channels.{name}", ROW)
         places[f"{decoder}.padding.{name}"] = queried
         head = f"{heads}.{name}.classifier"
-        places |= _affine(head, f"heads.{name}", TRANSPOSED)
+        places |= linear(head, f"heads.{name}")
     return places

@@ -18,7 +18,7 @@ from ..adapters.text import TextInput
 from ..parents import PerceiverIO
 from ..perceiver_ar import PerceiverAR
 from ..tasks import Classifier, MaskedLM
-from .places import AS_IT_IS, TRANSPOSED, Form, Place, Places, fill
+from .places import TRANSPOSED, Form, Place, Places, fill, linear, norm
 from .settings import checked
 from .tensors import Tensor, find, open_tensors
 
@@ -177,7 +177,7 @@ def _places_of_causal(found: dict[str, Any]) -> Places:
             mlp_bias=False,
         )
     if settings.output_norm:
-        places |= _norm("out_norm", "norm")
+        places |= norm("out_norm", "norm")
     if settings.output_bias:
         places["output_adapter.bias"] = Place("bias")
     return places
@@ -364,26 +364,12 @@ def _places_of_io(of: dict[str, Any], query: str) -> Callable[[dict[str, Any]], 
         if query == "queries" and decoder.num_output_query_channels is None:
             return places | {"1.output_adapter.bias": Place("bias")}
         output = "1.output_adapter.linear"
-        return places | _linear(output, "perceiver.decoder.output", TRANSPOSED)
+        return places | linear(output, "perceiver.decoder.output")
 
     return places_of
 
 
 # The parts of both.
-
-
-def _linear(theirs: str, ours: str, form: Form, layer=None, *, bias: bool = True):
-    places = {f"{theirs}.weight": Place(f"{ours}.weight", form, layer)}
-    if bias:
-        places[f"{theirs}.bias"] = Place(f"{ours}.bias", AS_IT_IS, layer)
-    return places
-
-
-def _norm(theirs: str, ours: str, layer: int | None = None):
-    return {
-        f"{theirs}.weight": Place(f"{ours}.scale", AS_IT_IS, layer),
-        f"{theirs}.bias": Place(f"{ours}.bias", AS_IT_IS, layer),
-    }
 
 
 def _attention_layer(
@@ -403,7 +389,7 @@ def _attention_layer(
     norms = {"q_norm": "query_norm", "kv_norm": "input_norm"}
     places = {}
     for name, own in norms.items() if crosses else {"norm": "norm"}.items():
-        places |= _norm(f"{within}.{name}", f"{ours}.{own}", layer)
+        places |= norm(f"{within}.{name}", f"{ours}.{own}", layer)
     heads = f"{ours}.heads"
     for name, own, form, bias in (
         ("q_proj", "query", query_key, qkv_bias),
@@ -412,13 +398,11 @@ def _attention_layer(
         ("o_proj", "output", TRANSPOSED, output_bias),
     ):
         names = f"{within}.attention.{name}", f"{heads}.{own}"
-        places |= _linear(*names, form, layer, bias=bias)
+        places |= linear(*names, form, layer, bias=bias)
     mlp = f"{theirs}.1.module"
-    places |= _norm(f"{mlp}.0", f"{ours}.mlp_norm", layer)
-    places |= _linear(f"{mlp}.1", f"{ours}.mlp.up", TRANSPOSED, layer, bias=mlp_bias)
-    return places | _linear(
-        f"{mlp}.3", f"{ours}.mlp.down", TRANSPOSED, layer, bias=mlp_bias
-    )
+    places |= norm(f"{mlp}.0", f"{ours}.mlp_norm", layer)
+    places |= linear(f"{mlp}.1", f"{ours}.mlp.up", layer=layer, bias=mlp_bias)
+    return places | linear(f"{mlp}.3", f"{ours}.mlp.down", layer=layer, bias=mlp_bias)
 
 
 KINDS: dict[str, tuple[Callable[..., Model], Callable[[dict[str, Any]], Places]]] = {

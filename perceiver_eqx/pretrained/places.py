@@ -54,6 +54,29 @@ class Place:
 Places = Mapping[str, Place]
 
 
+def linear(
+    theirs: str,
+    ours: str,
+    form: Form = TRANSPOSED,
+    layer: int | None = None,
+    *,
+    bias: bool = True,
+) -> dict[str, Place]:
+    """Of a linear map of PyTorch."""
+    places = {f"{theirs}.weight": Place(f"{ours}.weight", form, layer)}
+    if bias:
+        places[f"{theirs}.bias"] = Place(f"{ours}.bias", AS_IT_IS, layer)
+    return places
+
+
+def norm(theirs: str, ours: str, layer: int | None = None) -> dict[str, Place]:
+    """Of a layer norm, or a batch norm, of PyTorch."""
+    return {
+        f"{theirs}.weight": Place(f"{ours}.scale", AS_IT_IS, layer),
+        f"{theirs}.bias": Place(f"{ours}.bias", AS_IT_IS, layer),
+    }
+
+
 def fill(model: eqx.Module, places: Places, tensors: Mapping[str, Tensor], file: str):
     """The model with the tensors of a file in their places.
 
