@@ -1,6 +1,7 @@
 """Clear errors for bad arguments: each names the argument, the rule and the value."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -44,6 +45,29 @@ def check_probabilities(**probabilities: float) -> None:
             raise TypeError(f"`{name}` must be a number, got {probability!r}.")
         if not 0 <= probability < 1:
             raise ValueError(f"`{name}` must lie in [0, 1), got {probability}.")
+
+
+def check_floating(name: str, array: Array | np.ndarray) -> None:
+    """Refuse numbers that are whole, which would make all they meet whole too.
+
+    Raises:
+        TypeError: for another dtype.
+    """
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"`{name}` must be floating-point, got {array.dtype}; pass "
+            f"{name}.astype(float)."
+        )
+
+
+def check_integers(name: str, array: Array | np.ndarray) -> None:
+    """Refuse numbers that are not whole.
+
+    Raises:
+        TypeError: for another dtype.
+    """
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"`{name}` must be integers, got {array.dtype}.")
 
 
 def check_shape(

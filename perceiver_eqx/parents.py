@@ -14,7 +14,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .blocks import CrossAttention
-from .checks import check_multiples, check_probabilities, check_shape, check_sizes
+from .checks import (
+    check_floating,
+    check_multiples,
+    check_probabilities,
+    check_shape,
+    check_sizes,
+)
 from .decoder import QueryDecoder
 from .layers import Linear, split_key
 from .processor import CausalProcessor
@@ -106,6 +112,12 @@ class PerceiverEncoder(eqx.Module):
                 f"`num_crosses` must be at most `num_blocks`, got {num_crosses} for "
                 f"{num_blocks}: each stands before a block of its own."
             )
+        _check_widths(
+            qk_dim=qk_dim,
+            v_dim=v_dim,
+            cross_qk_dim=cross_qk_dim,
+            cross_v_dim=cross_v_dim,
+        )
         qk_dim = latent_dim if qk_dim is None else qk_dim
         cross_qk_dim = latent_dim if cross_qk_dim is None else cross_qk_dim
         check_multiples("`num_heads`", num_heads, qk_dim=qk_dim, v_dim=v_dim or qk_dim)
@@ -177,13 +189,14 @@ class PerceiverEncoder(eqx.Module):
 
         Args:
             inputs: tokens, any number of them, in any order.
-            mask: which of the tokens are there; `None` for all.
+            mask: which of the tokens are there, at least one; `None` for all.
             key: for dropout; `None` for none.
 
         Raises:
             ValueError: for inputs of another shape, or none.
         """
         check_shape("inputs", inputs, "tokens input_dim", input_dim=self.input_dim)
+        check_floating("inputs", inputs)
         if inputs.shape[0] == 0:
             raise ValueError("`inputs` must hold at least 1 token, got none.")
         if mask is not None:
@@ -293,6 +306,9 @@ class PerceiverIO(eqx.Module):
             ValueError: as of `PerceiverEncoder`.
         """
         query_heads = num_heads if query_heads is None else query_heads
+        _check_widths(
+            output_dim=output_dim, query_qk_dim=query_qk_dim, query_v_dim=query_v_dim
+        )
         query_qk_dim = query_dim if query_qk_dim is None else query_qk_dim
         check_sizes(
             query_dim=query_dim, query_heads=query_heads, query_widening=query_widening
@@ -330,6 +346,17 @@ class PerceiverIO(eqx.Module):
             key=decoder_key,
         )
 
+    @property
+    def query_dim(self) -> int:
+        """Channels of an output query."""
+        return self.decoder.cross.query_norm.scale.size
+
+    @property
+    def output_dim(self) -> int | None:
+        """Channels of an output; `None` without a last linear map."""
+        output = self.decoder.output
+        return None if output is None else output.weight.shape[-1]
+
     def __call__(
         self,
         inputs: Float[Array, "tokens input_dim"],
@@ -360,9 +387,12 @@ class PerceiverIO(eqx.Module):
         Raises:
             ValueError: for queries of another shape.
         """
-        dim = self.decoder.cross.query_norm.scale.size
-        check_shape("queries", queries, "outputs query_dim", query_dim=dim)
+        check_shape("queries", queries, "outputs query_dim", query_dim=self.query_dim)
         return self.decoder.read(latents, queries, key=key)
+
+
+def _check_widths(**widths: int | None) -> None:
+    check_sizes(**{name: size for name, size in widths.items() if size is not None})
 
 
 def in_pieces(

@@ -15,7 +15,13 @@ from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 from .attention.attend import attend
 from .attention.masks import StepMask
 from .blocks import CrossAttention
-from .checks import check_multiples, check_probabilities, check_shape, check_sizes
+from .checks import (
+    check_integers,
+    check_multiples,
+    check_probabilities,
+    check_shape,
+    check_sizes,
+)
 from .layers import Embedding, split_key
 from .norms import LayerNorm
 from .positions import rotary
@@ -145,6 +151,12 @@ class PerceiverAR(eqx.Module):
         rotary_layers = num_layers if rotary_layers is None else rotary_layers
         check_sizes(0, rotary_layers=rotary_layers)
         check_multiples("`num_heads`", num_heads, dim=dim)
+        turned = dim // num_heads if rotary_dims is None else rotary_dims
+        if turned % 2 or not 0 <= turned <= dim // num_heads:
+            raise ValueError(
+                f"`rotary_dims` must be even and at most {dim // num_heads}, the "
+                f"channels of a head, which turn in pairs, got {turned}."
+            )
         check_probabilities(
             dropout=dropout,
             attention_dropout=attention_dropout,
@@ -225,6 +237,7 @@ class PerceiverAR(eqx.Module):
                 latents.
         """
         check_shape("symbols", symbols, "n")
+        check_integers("symbols", symbols)
         count = symbols.shape[0]
         latents = count - prefix
         fits = 1 <= latents <= self.max_latents and count <= self.max_symbols
@@ -328,6 +341,7 @@ class PerceiverAR(eqx.Module):
             ValueError: for no symbols, or no latents.
         """
         check_shape("prompt", prompt, "n")
+        check_integers("prompt", prompt)
         check_sizes(latents=latents)
         prompt = prompt[-self.max_symbols :]
         count = prompt.shape[0]
@@ -341,7 +355,7 @@ class PerceiverAR(eqx.Module):
     def advance(
         self,
         state: ARState,
-        symbol: Integer[Array, ""],
+        symbol: Integer[Array, ""] | int,
         *,
         stride: int | None = None,
     ) -> tuple[ARState, Float[Array, " num_symbols"]]:
@@ -362,6 +376,7 @@ class PerceiverAR(eqx.Module):
                 f"`stride` must be at most {self.max_latents} (max_latents), got "
                 f"{stride}."
             )
+        symbol = jnp.asarray(symbol)
         full = state.count == self.max_symbols
         no_room = full | (state.count - state.prefix == self.max_latents)
 

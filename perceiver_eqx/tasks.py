@@ -15,8 +15,16 @@ from .adapters.grid import FourierPositions, GridInput
 from .adapters.modalities import Padding, in_a_row, parted
 from .adapters.text import TextInput
 from .checks import check_shape
-from .layers import Linear
+from .layers import Linear, split_key
 from .parents import PerceiverIO, in_pieces
+
+
+def _check_width(what: str, has: int, needs: int | None, of: str = "inputs") -> None:
+    if has != needs:
+        raise ValueError(
+            f"`perceiver` must be made for {of} of {has} channels, as {what} have, it "
+            f"is for {needs}."
+        )
 
 
 class MaskedLM(eqx.Module):
@@ -38,11 +46,19 @@ class MaskedLM(eqx.Module):
             perceiver: with an output for each symbol; or without an output map and with
                 queries as wide as the tokens, whose table then gives the logits.
         """
+        num_symbols, tied = (
+            inputs.embedding.table.shape[0],
+            perceiver.output_dim is None,
+        )
+        _check_width("`inputs`", inputs.dim, perceiver.encoder.input_dim)
+        if tied:
+            _check_width("`inputs`", inputs.dim, perceiver.query_dim, "queries")
+        else:
+            _check_width("symbols", num_symbols, perceiver.output_dim, "outputs")
         self.inputs, self.perceiver = inputs, perceiver
-        dim = perceiver.decoder.cross.query_norm.scale.size
-        self.queries = 0.02 * jr.normal(key, (inputs.positions.shape[0], dim))
-        tied = perceiver.decoder.output is None
-        self.bias = jnp.zeros(inputs.embedding.table.shape[0]) if tied else None
+        max_symbols = inputs.positions.shape[0]
+        self.queries = 0.02 * jr.normal(key, (max_symbols, perceiver.query_dim))
+        self.bias = jnp.zeros(num_symbols) if tied else None
 
     def __call__(
         self,
@@ -65,25 +81,27 @@ class MaskedLM(eqx.Module):
 class Classifier(eqx.Module):
     """One input, of any kind, to the logits of its classes."""
 
-    inputs: Callable[..., Array]
+    inputs: TextInput | GridInput
     perceiver: PerceiverIO
     query: Float[Array, "1 query_dim"]
 
     def __init__(
         self,
-        inputs: Callable[..., Array],
+        inputs: TextInput | GridInput,
         perceiver: PerceiverIO,
         *,
         key: PRNGKeyArray,
     ):
         """
         Args:
-            inputs: an adapter, such as a `TextInput` or a `GridInput`.
+            inputs: an adapter, or one like these: a function with a `dim`.
             perceiver: with as many output channels as there are classes.
         """
+        if perceiver.output_dim is None:
+            raise ValueError("`perceiver` must have an `output_dim`, one a class.")
+        _check_width("`inputs`", inputs.dim, perceiver.encoder.input_dim)
         self.inputs, self.perceiver = inputs, perceiver
-        dim = perceiver.decoder.cross.query_norm.scale.size
-        self.query = 0.02 * jr.normal(key, (1, dim))
+        self.query = 0.02 * jr.normal(key, (1, perceiver.query_dim))
 
     def __call__(
         self,
@@ -122,6 +140,9 @@ class OpticalFlow(eqx.Module):
             perceiver: with queries as wide as its inputs, and two output channels.
             rescale: what the outputs are divided by.
         """
+        _check_width("`inputs`", inputs.dim, perceiver.encoder.input_dim)
+        _check_width("`inputs`", inputs.dim, perceiver.query_dim, "queries")
+        _check_width("flow", 2, perceiver.output_dim, "outputs")
         self.inputs, self.perceiver, self.rescale = inputs, perceiver, rescale
 
     def __call__(
@@ -137,10 +158,11 @@ class OpticalFlow(eqx.Module):
             piece: how many pixels are decoded at a time; `None` for all.
         """
         tokens = self.inputs(frames)
-        latents = self.perceiver.encoder(tokens, key=key)
+        encoder_key, decoder_key = split_key(key)
+        latents = self.perceiver.encoder(tokens, key=encoder_key)
 
         def read(queries: Array) -> Array:
-            return self.perceiver.decode(latents, queries)
+            return self.perceiver.decode(latents, queries, key=decoder_key)
 
         flow = read(tokens) if piece is None else in_pieces(read, tokens, piece)
         return flow.reshape(*frames.shape[1:3], 2) / self.rescale
@@ -231,8 +253,9 @@ class MultimodalAutoencoder(eqx.Module):
             `label`, its logits; and `video` and `audio`, for the places asked for:
             colours of pixels, samples one after the other.
         """
-        latents = self.latents(video, audio, key=key)
-        return self.decode(latents, video_places, audio_places)
+        latents_key, decoder_key = split_key(key)
+        latents = self.latents(video, audio, key=latents_key)
+        return self.decode(latents, video_places, audio_places, key=decoder_key)
 
     def latents(
         self, video: Array, audio: Array, *, key: PRNGKeyArray | None = None
@@ -253,6 +276,8 @@ class MultimodalAutoencoder(eqx.Module):
         latents: Float[Array, "latents latent_dim"],
         video_places: Int[Array, " some_pixels"] | None = None,
         audio_places: Int[Array, " some_patches"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> dict[str, Array]:
         """What places read out of the latents; as `__call__` returns it."""
         check_shape("latents", latents, "latents latent_dim")
@@ -269,7 +294,7 @@ class MultimodalAutoencoder(eqx.Module):
             assert isinstance(found, FourierPositions)
             queries[name] = found.at(places, shapes[name])
         padded = self.query_padding(queries)
-        outputs = self.perceiver.decode(latents, in_a_row(padded))
+        outputs = self.perceiver.decode(latents, in_a_row(padded), key=key)
         parts = parted(outputs, {name: x.shape[0] for name, x in queries.items()})
         read = {name: self.heads[name](x) for name, x in parts.items()}
         return {

@@ -109,7 +109,7 @@ MUTANTS = (
     Mutant(
         "files: a tensor larger than what is stored for it",
         TENSORS,
-        "if math.prod(view.shape) > 0 and (last + 1) * dtype.itemsize > size:",
+        "if count and max(last + 1, count) * dtype.itemsize > size:",
         "if False:",
         TENSORS_TEST + "test_a_hostile_pickle_is_refused",
     ),

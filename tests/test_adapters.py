@@ -60,6 +60,12 @@ def test_a_grid_is_read_row_by_row_each_value_beside_its_position():
     assert_close(tokens[6, 2:4], jnp.asarray([-1 / 3, -1]))
 
 
+def test_bytes_of_an_image_are_numbers_as_any_others():
+    adapter = GridInput(1, FourierPositions(2, (3, 3)))
+    image = jnp.arange(9, dtype=jnp.uint8).reshape(3, 3, 1)
+    assert np.array_equal(adapter(image), adapter(image.astype(jnp.float32)))
+
+
 def test_blocks_of_a_grid_become_channels():
     video = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
     adapter = GridInput(3, FourierPositions(1, (2, 3)), block=(2, 2, 2))

@@ -141,6 +141,8 @@ def test_dropout_acts_where_a_key_is_given():
         ({"query_heads": 4}, "`query_qk_dim` must be a multiple of 4"),
         ({"num_latents": 0}, "`num_latents` must be at least 1"),
         ({"dropout": 1.0}, "`dropout` must lie in"),
+        ({"qk_dim": 0}, "`qk_dim` must be at least 1"),
+        ({"query_v_dim": -2}, "`query_v_dim` must be at least 1"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(options, told):
@@ -156,6 +158,8 @@ def test_inputs_of_another_shape_are_refused():
         model(inputs[:0], queries)
     with pytest.raises(ValueError, match="`queries` must have shape"):
         model(inputs, queries[:, 1:])
+    with pytest.raises(TypeError, match="floating-point|Float"):
+        model(inputs.astype(int), queries)
     # Here jaxtyping sees it before the model does.
     with pytest.raises((ValueError, TypeError), match="mask"):
         model(inputs, queries, mask=jnp.ones(3, bool))

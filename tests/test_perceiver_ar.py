@@ -103,6 +103,19 @@ def test_a_stream_is_the_model_of_what_it_remembers(kind, stride):
     assert len(prefixes) > 3
 
 
+@pytest.mark.parametrize("latents", [1, LONGEST])
+def test_a_stream_of_one_latent_or_of_as_many_as_symbols(latents):
+    model = model_of(KINDS[3], max_latents=latents)
+    symbols, first = symbols_of(7, 40), LONGEST
+    advance = eqx.filter_jit(lambda s, x: model.advance(s, x, stride=latents))
+    state, logits = model.init_state(symbols[:first], latents=latents)
+    for place in range(first, symbols.size):
+        count, prefix = int(state.count), int(state.prefix)
+        remembered = symbols[place - count : place]
+        assert_close(logits, oracle.perceiver_ar(model, remembered, prefix)[-1])
+        state, logits = advance(state, symbols[place])
+
+
 def test_the_first_symbols_may_be_absent():
     model, symbols = model_of(KINDS[1]), symbols_of(3)
     padded = run(model, symbols, 12, jnp.int32(4))
@@ -169,6 +182,11 @@ def test_a_prompt_of_more_than_it_remembers_is_cut():
         ),
         (lambda m: model_of(KINDS[0], max_latents=17), "`max_latents` must be at most"),
         (lambda m: model_of(KINDS[0], num_heads=3), "`dim` must be a multiple of 3"),
+        (
+            lambda m: model_of((1, 3, None, False)),
+            "`rotary_dims` must be even .* 3",
+        ),
+        (lambda m: model_of((1, None, None, True), num_heads=16), "even .* got 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, told):

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from einops import rearrange
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from ..checks import check_multiples, check_shape, check_sizes
 from ..layers import Linear
@@ -198,9 +198,10 @@ class GridInput(eqx.Module):
         return self.features.weight.shape[-1] + self.positions.dim
 
     def __call__(
-        self, grid: Float[Array, "*shape channels"]
+        self, grid: Shaped[Array, "*shape channels"]
     ) -> Float[Array, "tokens dim"]:
-        """The tokens of the whole grid, the last axis first.
+        """The tokens of the whole grid, the last axis first. Whole numbers are made
+        floating-point.
 
         Raises:
             ValueError: for a grid of other axes or channels, or of no whole number of
@@ -211,6 +212,8 @@ class GridInput(eqx.Module):
         check_shape(
             "grid", grid, " ".join([*names, "channels"]), channels=self.channels
         )
+        if not jnp.issubdtype(grid.dtype, jnp.floating):
+            grid = grid.astype(jnp.float32)
         x = _folded(grid, self.block) if self.block else grid
         if self.features is not None:
             x = self.features(x)

@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
-from ..checks import check_shape, check_sizes
+from ..checks import check_integers, check_shape, check_sizes
 from ..layers import Embedding
 from .bytes import NUM_BYTES, Symbols, symbols_of
 
@@ -72,6 +72,7 @@ class TextInput(eqx.Module):
             ValueError: for more symbols than there are places.
         """
         check_shape("symbols", symbols, "n")
+        check_integers("symbols", symbols)
         count = symbols.shape[0]
         if count > self.positions.shape[0]:
             raise ValueError(

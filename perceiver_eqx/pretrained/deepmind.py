@@ -6,6 +6,7 @@ They tell no configuration, so it is asked for; those of the published files are
 """
 
 import math
+import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -61,7 +62,9 @@ PUBLISHED = {
 }
 
 
-def load(path: Path, config: Config | str, *, tanh_gelu: bool = True) -> Task:
+def load(
+    path: str | os.PathLike, config: Config | str, *, tanh_gelu: bool = True
+) -> Task:
     """The model in a pickle.
 
     Args:
@@ -71,6 +74,7 @@ def load(path: Path, config: Config | str, *, tanh_gelu: bool = True) -> Task:
             transformers does.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: for an unknown name, a file that holds or asks for anything but
             arrays, and arrays that are not those of the configuration.
     """
@@ -82,8 +86,8 @@ def load(path: Path, config: Config | str, *, tanh_gelu: bool = True) -> Task:
             )
         config = PUBLISHED[config]
     path = Path(path)
-    if path.is_symlink() or not path.is_file():
-        raise ValueError(f"`path` must be a file and no link, got {str(path)!r}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}.")
     tensors = {
         name: tensor
         for name, tensor in read(path).items()
@@ -125,7 +129,7 @@ class _DType:
     """What a pickle says of a dtype."""
 
     def __init__(self, name: str, *_):
-        self.name = name
+        self.name = name if type(name) is str else "?"
 
     def __setstate__(self, state):
         if state[1] not in ("<", "|", "="):
@@ -135,52 +139,65 @@ class _DType:
 class _Array:
     """What a pickle says of an array."""
 
-    def __init__(self, *_):
-        self.state: tuple = ()
+    def __init__(self, *state):
+        self.state: tuple = state
 
     def __setstate__(self, state):
         self.state = state
-
-
-class _ArrayType:
-    """Stands for NumPy's own, which nothing is made of."""
 
 
 def _reconstruct(*_) -> _Array:
     return _Array()
 
 
-def _from_buffer(content, dtype, shape, order: str) -> _Array:
-    array = _Array()
-    array.state = 1, shape, dtype, order == "F", bytes(content)
-    return array
+def _from_buffer(content, dtype, shape, order) -> _Array:
+    if type(content) is bytearray:
+        content = bytes(content)
+    return _Array(1, shape, dtype, order == "F", content)
 
 
-def _mapping(*contents) -> dict:
-    return dict(*contents)
+def _mapping(*contents: Any) -> dict:
+    for content in contents[:1]:
+        if type(content) is dict and len(contents) == 1:
+            return content
+        raise pickle.UnpicklingError("it makes a mapping of something else")
+    return {}
 
 
-def _encode(text: str, *_) -> bytes:
-    # As bytes are told in the oldest of pickles.
-    return text.encode("latin1")
+class _Bytes:
+    """Text to bytes, as the oldest pickles have it; of one text once."""
+
+    def __init__(self):
+        self.known: dict[int, tuple[str, bytes]] = {}
+
+    def __call__(self, text: str, *_) -> bytes:
+        if type(text) is not str:
+            raise pickle.UnpicklingError("it makes bytes of something else")
+        if id(text) not in self.known:
+            self.known[id(text)] = text, text.encode("latin1")
+        return self.known[id(text)][1]
 
 
 class _Arrays(SafeUnpickler):
-    KNOWN = {
-        (f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct
-        for core in ("core", "_core")
-    } | {
-        ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-        ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-        ("_codecs", "encode"): _encode,
-        ("numpy", "ndarray"): _ArrayType,
-        ("numpy", "dtype"): _DType,
-        ("haiku._src.data_structures", "frozendict"): _mapping,
-        ("haiku._src.data_structures", "FlatMapping"): _mapping,
-        ("haiku._src.data_structures", "FlatMap"): _mapping,
-    }
+    BUILT = _DType, _Array
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.KNOWN = _FUNCTIONS | {("_codecs", "encode"): _Bytes()}
 
 
+_FUNCTIONS = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
+    # Of this nothing is made; it is only named.
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): _DType,
+    ("haiku._src.data_structures", "frozendict"): _mapping,
+    ("haiku._src.data_structures", "FlatMapping"): _mapping,
+    ("haiku._src.data_structures", "FlatMap"): _mapping,
+}
 _NAMES = {"f8": "float64", "f4": "float32", "f2": "float16"}
 
 
@@ -189,8 +206,9 @@ def _tensor(array: Any) -> Tensor:
         raise ValueError(f"it holds a {type(array).__name__} and no array")
     _, shape, dtype, by_columns, content = array.state
     name = _NAMES.get(dtype.name, dtype.name) if isinstance(dtype, _DType) else "?"
-    sizes = isinstance(shape, tuple) and all(type(size) is int for size in shape)
-    if not sizes or not isinstance(content, bytes):
+    sizes = type(shape) is tuple and len(shape) <= 32
+    sizes = sizes and all(type(size) is int and 0 <= size < 2**48 for size in shape)
+    if not sizes or type(content) is not bytes:
         raise ValueError("it holds an array without a shape, or without numbers")
     if name not in FLOATS:
         return Tensor(shape, name, lambda: np.zeros(0))

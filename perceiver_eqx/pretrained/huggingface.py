@@ -13,7 +13,7 @@ from typing import Any
 import equinox as eqx
 import jax.random as jr
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
 
 from ..adapters.grid import ConvStem, FourierPositions, GridInput, LearnedGrid
 from ..adapters.text import TextInput
@@ -23,7 +23,7 @@ from ..tasks import Classifier, MaskedLM, MultimodalAutoencoder, OpticalFlow
 from . import huggingface_places as places
 from .places import Place, fill, take
 from .settings import checked, read_json
-from .tensors import find, open_tensors
+from .tensors import TENSOR_FILES, find, open_tensors, write_whole
 
 
 # Counts that no model needs.
@@ -71,19 +71,26 @@ class Config:
         Raises:
             ValueError: for another kind of model, or a value of another kind.
         """
-        architectures = found.get("architectures") or []
+        architectures = found.get("architectures")
+        if not isinstance(architectures, list):
+            architectures = []
         if found.get("model_type") != "perceiver" or len(architectures) != 1:
             raise ValueError(
                 "the configuration must be of one of transformers' Perceiver models, "
                 f"got model_type {found.get('model_type')!r} and architectures "
                 f"{architectures!r}."
             )
+        if not isinstance(architectures[0], str):
+            raise ValueError(
+                f"`architectures` must be one of {sorted(ARCHITECTURES)}, got "
+                f"{architectures[0]!r}."
+            )
         renamed = {"_label_trainable_num_channels": "label_channels"}
         found = {renamed.get(name, name): value for name, value in found.items()}
         labels = found.get("id2label")
         if isinstance(labels, dict):
             found["num_labels"] = len(labels)
-        given = {"architecture": architectures[0]}
+        given: dict[str, Any] = {"architecture": architectures[0]}
         for of in fields(cls):
             if of.name in found and of.name != "architecture":
                 given[of.name] = checked(of.name, found[of.name], of.default)
@@ -140,7 +147,7 @@ def load(folder: Path) -> Task:
             not those that it describes.
     """
     config = Config.read(read_json(folder, "config.json"))
-    path = find(folder, "model.safetensors", "pytorch_model.bin")
+    path = find(folder, *TENSOR_FILES)
     if path is None:
         raise FileNotFoundError(
             f"there is neither model.safetensors nor pytorch_model.bin in "
@@ -176,8 +183,10 @@ def save(folder: Path, model: Task, config: dict[str, Any]) -> None:
             count = name.removesuffix("running_mean") + "num_batches_tracked"
             tensors[count] = np.zeros((), np.int64)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    content = serialize(tensors, metadata={"format": "pt"})
+    write_whole(folder / "model.safetensors", content)
+    settings = json.dumps(config, indent=2) + "\n"
+    write_whole(folder / "config.json", settings.encode())
 
 
 # What each architecture is made of.

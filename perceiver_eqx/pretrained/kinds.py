@@ -10,7 +10,7 @@ from ..perceiver_ar import PerceiverAR
 from . import huggingface, krasserm, native
 from .huggingface import Task
 from .settings import read_json
-from .tensors import find
+from .tensors import TENSOR_FILES, find
 
 
 def load(
@@ -18,7 +18,7 @@ def load(
 ) -> ByteLM | Task | PerceiverAR:
     """The model in a file or a folder, of whatever kind it is.
 
-    No code in the files is run, no link followed; names, shapes and dtypes of all
+    No code in the files is run, no link in a folder followed; names, shapes and dtypes of all
     tensors are compared to the model's before any of them is read.
 
     Args:
@@ -36,9 +36,9 @@ def load(
             that are not those of the model that the configuration describes.
     """
     path = Path(path)
-    for name, expected in (sha256 or {}).items():
-        _check_hash(path, name, expected)
-    if path.suffix in (".pickle", ".pkl"):
+    if sha256 is not None:
+        _check_hashes(path, sha256)
+    if path.suffix in (".pickle", ".pkl") and path.is_file():
         raise ValueError(
             f"a pickle such as {str(path)!r} does not tell its model; pass it to "
             "`pretrained.deepmind.load`, with a configuration."
@@ -49,12 +49,25 @@ def load(
     kind = config.get("model_type")
     if kind == "perceiver":
         return huggingface.load(path)
-    if kind in krasserm.KINDS:
+    if isinstance(kind, str) and kind in krasserm.KINDS:
         return krasserm.load(path, config)
     raise ValueError(
         f"`model_type` in the config.json of {str(path)!r} must be one of "
         f"{sorted(['perceiver', *krasserm.KINDS])}, got {kind!r}."
     )
+
+
+def _check_hashes(path: Path, sha256: Mapping[str, str]) -> None:
+    """Of a file, or of all files in a folder that are named, that of the tensors among
+    them."""
+    read = path if not path.is_dir() else find(path, *TENSOR_FILES)
+    if read is not None and read.name not in sha256:
+        raise ValueError(
+            f"`sha256` must name {read.name!r}, which is what is read, got "
+            f"{sorted(sha256)}."
+        )
+    for name, expected in sha256.items():
+        _check_hash(path, name, expected)
 
 
 def _check_hash(path: Path, name: str, expected: str) -> None:

@@ -5,6 +5,7 @@ Its rotary positions turn neighbouring channels, ours those of two halves: so ch
 of queries and keys are put into another order, which attention does not see.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..perceiver_ar import PerceiverAR
 from ..tasks import Classifier, MaskedLM
 from .places import TRANSPOSED, Form, Place, Places, fill, linear, norm
 from .settings import checked
-from .tensors import Tensor, find, open_tensors
+from .tensors import TENSOR_FILES, Tensor, find, open_tensors
 
 
 Model = PerceiverAR | MaskedLM | Classifier
@@ -42,7 +43,7 @@ def load(folder: Path, config: dict[str, Any]) -> Model:
         ValueError: for a configuration of another model, links, and tensors that are
             not those that it describes.
     """
-    path = find(folder, "model.safetensors", "pytorch_model.bin")
+    path = find(folder, *TENSOR_FILES)
     if path is None:
         raise FileNotFoundError(
             f"there is neither model.safetensors nor pytorch_model.bin in "
@@ -57,7 +58,7 @@ def load(folder: Path, config: dict[str, Any]) -> Model:
     return load_tensors(path, config["model_type"], settings)
 
 
-def load_tensors(path: Path, kind: str, settings: dict[str, Any]) -> Model:
+def load_tensors(path: str | os.PathLike, kind: str, settings: dict[str, Any]) -> Model:
     """The model in a file of tensors, such as a checkpoint of Lightning.
 
     Args:
@@ -70,6 +71,11 @@ def load_tensors(path: Path, kind: str, settings: dict[str, Any]) -> Model:
         ValueError: for settings of another kind of value, and tensors that are not
             those that they describe.
     """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {sorted(KINDS)}, got {kind!r}.")
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}.")
     build, places_of = KINDS[kind]
     shapes = eqx.filter_eval_shape(build, settings, key=jr.key(0))
     tensors = _without_prefix(open_tensors(path))
@@ -115,6 +121,7 @@ _CAUSAL = {
     "output_norm": False,
     "output_bias": True,
     "abs_pos_emb": True,
+    "cross_attention_dropout": 0.5,
 }
 
 
@@ -122,6 +129,13 @@ def _causal(found: dict[str, Any]) -> tuple[_Settings, int, int]:
     """The settings; how many channels of a head turn, and in how many layers."""
     settings = _Settings(found, _CAUSAL)
     dims = settings.num_channels // settings.num_heads
+    if settings.num_channels % settings.num_heads or dims % (
+        4 if settings.abs_pos_emb else 2
+    ):
+        raise ValueError(
+            "`num_channels` must give each of `num_heads` channels that turn in pairs, "
+            f"got {settings.num_channels} for {settings.num_heads}."
+        )
     turning = found.get("num_self_attention_rotary_layers", 1)
     if turning == -1:
         turning = settings.num_self_attention_layers
@@ -150,7 +164,7 @@ def _build_causal(found: dict[str, Any], *, key) -> PerceiverAR:
         cross_widening=settings.cross_attention_widening_factor,
         output_norm=settings.output_norm,
         output_bias=settings.output_bias,
-        prefix_dropout=float(found.get("cross_attention_dropout", 0.5)),
+        prefix_dropout=settings.cross_attention_dropout,
         key=key,
     )
 

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import save as serialize
 
 from ..adapters.byte_lm import ByteLM
+from .settings import MOST, MOST_LAYERS
+from .tensors import write_whole
 
 
 FORMAT = "perceiver_eqx.ByteLM"
@@ -46,9 +48,7 @@ def save(path: str | os.PathLike, model: ByteLM) -> None:
     _check_arrays("`model`", _named_arrays(_built(model.hyperparameters)), arrays)
     # One entry, since the file's order of several is not the same every time.
     header = {FORMAT: json.dumps(model.hyperparameters)}
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(serialize(arrays, metadata=header))
-    os.replace(draft, path)
+    write_whole(path, serialize(arrays, metadata=header))
 
 
 def load(path: str | os.PathLike) -> ByteLM:
@@ -94,8 +94,12 @@ def _describe(path: Path, header: dict[str, str]) -> ByteLM:
         )
     try:
         arguments = json.loads(header[FORMAT])
+        for name, value in arguments.items():
+            most = MOST_LAYERS if "layers" in name else MOST
+            if isinstance(value, int) and value > most:
+                raise ValueError(f"`{name}` must be at most {most}, got {value}")
         return _built({**BEFORE_ARGUMENTS, **arguments})
-    except (TypeError, ValueError) as error:
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"the header of {str(path)!r} does not describe a model: {error}."
         ) from error

@@ -8,6 +8,8 @@ from typing import Any
 from .tensors import find
 
 
+# No model has more of anything, and of layers.
+MOST = 2**24
 MOST_LAYERS = 1000
 
 
@@ -42,7 +44,7 @@ def checked(name: str, value: Any, default: Any) -> Any:
         if isinstance(value, list) and len(value) == len(default):
             return tuple(checked(name, item, 1) for item in value)
     elif kind is int:
-        if type(value) is int and 1 <= value < 2**31:
+        if type(value) is int and 1 <= value <= MOST:
             # Each layer is looked up by name, before the file is seen to lack it.
             if re.search("layers|blocks|attends", name) and value > MOST_LAYERS:
                 raise ValueError(
@@ -54,4 +56,7 @@ def checked(name: str, value: Any, default: Any) -> Any:
             return bool(value)
     elif type(value) is kind:
         return value
-    raise ValueError(f"`{name}` must be like {default!r}, got {value!r}.")
+    told = repr(value)[:100]
+    raise ValueError(
+        f"`{name}` must be like {default!r}, numbers 1 to {MOST}, got {told}."
+    )

@@ -6,9 +6,9 @@ is read until a tensor is asked for.
 
 import io
 import math
+import os
 import pickle
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 
+# Of a folder, the first that is there.
+TENSOR_FILES = "model.safetensors", "pytorch_model.bin"
 FLOATS = "float64", "float32", "float16", "bfloat16"
 # A pickle that only describes tensors is some hundred bytes for each of them.
-MOST_PICKLED = 64 << 20
+MOST_PICKLED = 8 << 20
 
 _OF_SAFETENSORS = {
     "F64": "float64",
@@ -66,6 +68,16 @@ def find(folder: Path, *names: str) -> Path | None:
     return None
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, in the place of what is there."""
+    draft = path.with_name(path.name + ".tmp")
+    # A link of that name would be written through.
+    draft.unlink(missing_ok=True)
+    with draft.open("xb") as file:
+        file.write(content)
+    os.replace(draft, path)
+
+
 def open_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, by name.
 
@@ -98,7 +110,7 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
             with safe_open(path, framework="numpy") as file:
                 return file.get_tensor(name)
 
-        return read
+        return _told(path, name, read)
 
     return {
         name: Tensor(shape, _OF_SAFETENSORS.get(str(dtype), str(dtype)), reader(name))
@@ -126,7 +138,6 @@ class _Storage:
 
     dtype: str
     key: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -140,11 +151,30 @@ class _View:
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_) -> _View:
-    return _View(storage, offset, tuple(shape), tuple(strides))
+    if type(storage) is not _Storage or not all(
+        type(part) is tuple and len(part) <= 32 for part in (shape, strides)
+    ):
+        raise pickle.UnpicklingError("it describes a tensor without a shape")
+    numbers = offset, *shape, *strides
+    if not all(type(number) is int and 0 <= number < 2**48 for number in numbers):
+        raise pickle.UnpicklingError("it describes a tensor of impossible sizes")
+    return _View(storage, offset, shape, strides)
 
 
-def _rebuild_parameter(data, *_) -> _View:
+def _rebuild_parameter(data, *_) -> Any:
     return data
+
+
+def no_items(*given) -> dict:
+    """In the place of mappings that are made empty, and filled later."""
+    if given:
+        raise pickle.UnpicklingError("it makes a mapping of something")
+    return {}
+
+
+# An opcode of a pickle takes some hundred bytes of memory at most; a tensor is told by
+# some thirty of them.
+MOST_OPCODES = 200_000
 
 
 class SafeUnpickler(pickle._Unpickler):
@@ -152,37 +182,103 @@ class SafeUnpickler(pickle._Unpickler):
     the pickle's: whatever else a file names is refused.
 
     In Python and not in C, where a pickle of a few bytes can ask for gigabytes to
-    remember things in.
+    remember things in. Keys are strings: the hash of nested tuples takes the stack, or
+    for ever. Only what is of `BUILT` is given a state, and nothing is made of classes.
     """
 
     KNOWN: dict[tuple[str, str], Any] = {}
+    BUILT: tuple[type, ...] = ()
+
+    # Of the unpickler that this one is.
+    stack: list
+    pop_mark: Callable[[], list]
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.KNOWN:
             raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which is not needed to describe tensors"
+                f"it asks for {module[:80]}.{name[:80]}, which is not needed to "
+                "describe tensors"
             )
         return self.KNOWN[module, name]
+
+    def _count(self) -> None:
+        self.opcodes = getattr(self, "opcodes", 0) + 1
+        if self.opcodes > MOST_OPCODES:
+            raise pickle.UnpicklingError(f"it has more than {MOST_OPCODES} opcodes")
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        built = self.stack[-1]
+        if isinstance(built, self.BUILT):
+            built.__setstate__(state)
+        elif type(built) is not dict:
+            raise pickle.UnpicklingError("it changes what it may not")
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._put([key, value])
+
+    def load_setitems(self) -> None:
+        self._put(self.pop_mark())
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.stack.append({})
+        self._put(items)
+
+    def _put(self, items: list) -> None:
+        mapping = self.stack[-1]
+        if type(mapping) is not dict or not all(type(k) is str for k in items[::2]):
+            raise pickle.UnpicklingError("it has keys that are no text")
+        mapping.update(zip(items[::2], items[1::2], strict=True))
+
+    def load_long4(self) -> None:
+        raise pickle.UnpicklingError("it has a number of very many digits")
+
+    def load_refused(self) -> None:
+        raise pickle.UnpicklingError("it makes objects that are no tensors")
+
+
+def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def counted(unpickler: SafeUnpickler) -> None:
+        unpickler._count()
+        load(unpickler)
+
+    return counted
+
+
+_REFUSED = "INST OBJ NEWOBJ NEWOBJ_EX EXT1 EXT2 EXT4 EMPTY_SET ADDITEMS FROZENSET"
+_OWN = {
+    pickle.BUILD: SafeUnpickler.load_build,
+    pickle.SETITEM: SafeUnpickler.load_setitem,
+    pickle.SETITEMS: SafeUnpickler.load_setitems,
+    pickle.DICT: SafeUnpickler.load_dict,
+    pickle.LONG4: SafeUnpickler.load_long4,
+} | {getattr(pickle, name): SafeUnpickler.load_refused for name in _REFUSED.split()}
+SafeUnpickler.dispatch = {
+    opcode: _counted(load)
+    for opcode, load in (
+        pickle._Unpickler.dispatch | {code[0]: load for code, load in _OWN.items()}
+    ).items()
+}
 
 
 class _Describer(SafeUnpickler):
     KNOWN = {
-        ("collections", "OrderedDict"): OrderedDict,
+        ("collections", "OrderedDict"): no_items,
         ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
         ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     } | {("torch", name): dtype for name, dtype in _STORAGES.items()}
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, size = pid
-        well_formed = (
-            kind == "storage"
-            and dtype in _STORAGES.values()
-            and isinstance(key, str)
-            and isinstance(size, int)
-        )
-        if not well_formed:
-            raise pickle.UnpicklingError(f"it refers to {pid!r}")
-        return _Storage(dtype, key, size)
+        if type(pid) is not tuple or len(pid) != 5:
+            raise pickle.UnpicklingError("it refers to something")
+        kind, dtype, key, *_ = pid
+        if not all(type(part) is str for part in (kind, dtype, key)) or (
+            kind != "storage" or dtype not in _STORAGES.values()
+        ):
+            raise pickle.UnpicklingError("it refers to something that is no storage")
+        return _Storage(dtype, key)
 
 
 def _open_torch(path: Path) -> dict[str, Tensor]:
@@ -198,10 +294,15 @@ def _open_torch(path: Path) -> dict[str, Tensor]:
                 views = views["state_dict"]
             if not isinstance(views, dict):
                 raise ValueError(f"it describes a {type(views).__name__}")
-            return {
-                str(name): _tensor(path, file, root, str(name), view)
+            tensors = {
+                name: _tensor(path, file, root, name, view)
                 for name, view in views.items()
             }
+            numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
+            # Each is of one byte at least.
+            if numbers > path.stat().st_size:
+                raise ValueError(f"it describes {numbers} numbers, more than it holds")
+            return tensors
     except Exception as error:
         # A hostile file can fail in any way, and this is the only thing to say of it.
         raise ValueError(
@@ -223,33 +324,52 @@ def _check_stored(file: zipfile.ZipFile, name: str, most: int) -> None:
 def _tensor(
     path: Path, file: zipfile.ZipFile, root: str, name: str, view: Any
 ) -> Tensor:
-    if not isinstance(view, _View) or not isinstance(view.storage, _Storage):
-        raise ValueError(f"{name!r} is a {type(view).__name__} and no tensor")
-    numbers = (view.offset, *view.shape, *view.strides)
-    if not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise ValueError(f"{name!r} has no shape of whole numbers")
+    if not isinstance(view, _View):
+        raise ValueError(f"{name[:200]!r} is a {type(view).__name__} and no tensor")
     dtype = np.dtype(
         ml_dtypes.bfloat16 if view.storage.dtype == "bfloat16" else view.storage.dtype
     )
     stored = f"{root}/data/{view.storage.key}"
     size = file.getinfo(stored).file_size
-    _check_stored(file, stored, size)
+    _check_stored(file, stored, path.stat().st_size)
     last = view.offset + sum(
         (length - 1) * stride
         for length, stride in zip(view.shape, view.strides, strict=True)
     )
-    if math.prod(view.shape) > 0 and (last + 1) * dtype.itemsize > size:
+    count = math.prod(view.shape)
+    if count and max(last + 1, count) * dtype.itemsize > size:
         raise ValueError(
-            f"{name!r} of shape {view.shape} is larger than the {size} bytes that are "
-            "stored for it"
+            f"{name[:200]!r} of shape {view.shape} is larger than the {size} bytes "
+            "that are stored for it"
         )
 
     def read() -> np.ndarray:
+        if count == 0:
+            return np.zeros(view.shape, dtype)
         with zipfile.ZipFile(path) as again:
-            flat = np.frombuffer(again.read(stored), dtype)
-        strides = [stride * dtype.itemsize for stride in view.strides]
+            content = again.read(stored)
+        flat = np.frombuffer(content, dtype, count=len(content) // dtype.itemsize)
+        strides = [
+            0 if length == 1 else stride * dtype.itemsize
+            for length, stride in zip(view.shape, view.strides, strict=True)
+        ]
         return np.lib.stride_tricks.as_strided(
             flat[view.offset :], view.shape, strides, writeable=False
         ).copy()
 
-    return Tensor(view.shape, view.storage.dtype, read)
+    return Tensor(view.shape, view.storage.dtype, _told(path, name, read))
+
+
+def _told(path: Path, name: str, read: Callable) -> Callable[[], np.ndarray]:
+    """A reader that says what it could not read."""
+
+    def told() -> np.ndarray:
+        try:
+            return read()
+        except Exception as error:
+            raise ValueError(
+                f"{name!r} in {str(path)!r} is damaged and could not be read: "
+                f"{type(error).__name__} {error}. Get the file again."
+            ) from error
+
+    return told

@@ -1,11 +1,13 @@
 """DeepMind's layout, beside the port of the same numbers to transformers."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from perceiver_eqx.pretrained import deepmind, load
+from perceiver_eqx.pretrained import tensors as tensors_module
 from perceiver_eqx.pretrained.huggingface import Config
 
 from .foreign import config_of, inputs_of, outputs_of, write
@@ -73,7 +75,39 @@ def test_what_is_no_array_is_refused_and_not_run(tmp_path):
     assert not marker.exists()
 
 
-def test_an_unknown_name_or_a_link_is_refused(tmp_path):
+PAIRS = b"2\x86" * 40  # each of two of the last: 2^40 leaves
+HOSTILE = {
+    "a deep key": b"\x80\x02}K\x01" + b"\x85" * 20_000 + b"K\x02s.",
+    "a wide key": b"\x80\x02}K\x01" + PAIRS + b"K\x02s.",
+    "many bytes of one text": b"\x80\x02c_codecs\nencode\nq\x00X"
+    + (10**6).to_bytes(4, "little")
+    + b"x" * 10**6
+    + b"\x85q\x01"
+    + b"h\x00h\x01R" * 500
+    + b".",
+    "bytes of a number": b"\x80\x02cnumpy.core.numeric\n_frombuffer\n("
+    b"J\x00\x00\x00\x7fNNX\x01\x00\x00\x00CtR.",
+    "a state for a class": b"\x80\x02cnumpy\ndtype\n}X\x04\x00\x00\x00nameK\x01sb.",
+    "too many lists": b"\x80\x02" + b"]" * 2_000 + b".",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_would_take_all_time_or_memory_is_refused(tmp_path, monkeypatch, name):
+    if name == "too many lists":
+        monkeypatch.setattr(tensors_module, "MOST_OPCODES", 1_000)
+    path = tmp_path / "params.pickle"
+    path.write_bytes(HOSTILE[name])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="Nothing in it was run"):
+        deepmind.read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 << 20
+    assert deepmind._DType.__init__.__defaults__ is None
+
+
+def test_an_unknown_name_or_no_file_is_refused(tmp_path):
     path = tmp_path / "params.pickle"
     write_haiku(path, SMALL, tensors_of(SMALL))
     with pytest.raises(ValueError, match=r"one of \['image-conv', .* got 'bert'"):
@@ -82,10 +116,8 @@ def test_an_unknown_name_or_a_link_is_refused(tmp_path):
         deepmind.load(path, "language")
     with pytest.raises(ValueError, match=r"to `pretrained.deepmind.load`"):
         load(path)
-    link = tmp_path / "link.pickle"
-    link.symlink_to(path)
-    with pytest.raises(ValueError, match="must be a file and no link"):
-        deepmind.load(link, "language")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        deepmind.load(tmp_path / "none.pickle", "language")
 
 
 @pytest.mark.parametrize("name", deepmind.PUBLISHED)
