@@ -18,8 +18,8 @@ def load(
 ) -> ByteLM | Task | PerceiverAR:
     """The model in a file or a folder, of whatever kind it is.
 
-    No code in the files is run, no link in a folder followed; names, shapes and dtypes of all
-    tensors are compared to the model's before any of them is read.
+    No code in the files is run, no link in a folder followed; names, shapes and dtypes
+    of all tensors are compared to the model's before any of them is read.
 
     Args:
         path: a file that `save` wrote, for a `ByteLM`; or a folder with the
