@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray
 from .adapters.grid import FourierPositions, GridInput
 from .adapters.modalities import Padding, in_a_row, parted
 from .adapters.text import TextInput
-from .checks import check_shape
+from .checks import check_probabilities, check_shape
 from .layers import Linear, split_key
 from .parents import PerceiverIO, in_pieces
 
@@ -186,6 +186,7 @@ class MultimodalAutoencoder(eqx.Module):
     heads: dict[str, Linear]
     video_shape: tuple[int, ...] = eqx.field(static=True)
     audio_shape: tuple[int, ...] = eqx.field(static=True)
+    mask_share: tuple[tuple[str, float], ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -199,6 +200,7 @@ class MultimodalAutoencoder(eqx.Module):
         video_shape: tuple[int, ...],
         audio_shape: tuple[int, ...],
         perceiver: Callable[[int, int, PRNGKeyArray], PerceiverIO],
+        mask_share: Mapping[str, float] | None = None,
         key: PRNGKeyArray,
     ):
         """
@@ -211,7 +213,10 @@ class MultimodalAutoencoder(eqx.Module):
             audio_shape: patches of samples of the output.
             perceiver: makes it, of the channels of its inputs and of its queries, with
                 some output channels that the heads read.
+            mask_share: of `"image"` and `"audio"`, how many tokens, in [0, 1), are
+                masked on average where a call is given a `key`; `None` for none.
         """
+        check_probabilities(**(mask_share or {}))
         keys = jr.split(key, 6)
         names = sorted(head_dims)
         self.video, self.audio = video, audio
@@ -233,6 +238,7 @@ class MultimodalAutoencoder(eqx.Module):
             for name, key in zip(names, jr.split(keys[5], 3), strict=True)
         }
         self.video_shape, self.audio_shape = tuple(video_shape), tuple(audio_shape)
+        self.mask_share = tuple(sorted((mask_share or {}).items()))
 
     def __call__(
         self,
@@ -269,7 +275,12 @@ class MultimodalAutoencoder(eqx.Module):
         }
         tokens = self.padding(tokens)
         tokens["label"] = self.masks["label"].astype(video.dtype)[None]
-        return self.perceiver.encoder(in_a_row(tokens), key=key)
+        encoder_key, *mask_keys = split_key(key, 1 + len(self.mask_share))
+        for (name, share), mask_key in zip(self.mask_share, mask_keys, strict=True):
+            if mask_key is not None:
+                hidden = jr.bernoulli(mask_key, share, (tokens[name].shape[0], 1))
+                tokens[name] = jnp.where(hidden, self.masks[name], tokens[name])
+        return self.perceiver.encoder(in_a_row(tokens), key=encoder_key)
 
     def decode(
         self,

@@ -8,7 +8,12 @@ import pytest
 from perceiver_eqx import PerceiverIO
 from perceiver_eqx.adapters.grid import FourierPositions, GridInput, neighbourhoods
 from perceiver_eqx.adapters.text import TextInput
-from perceiver_eqx.tasks import Classifier, MaskedLM, OpticalFlow
+from perceiver_eqx.tasks import (
+    Classifier,
+    MaskedLM,
+    MultimodalAutoencoder,
+    OpticalFlow,
+)
 from tests.helpers import normals
 from tests.models import drawn
 
@@ -41,6 +46,40 @@ def test_flow_in_pieces_is_the_same_and_takes_dropout():
     np.testing.assert_allclose(flow(frames, piece=7), whole, rtol=1e-4, atol=1e-6)
     one, other = (flow(frames, key=jr.key(seed)) for seed in (0, 1))
     assert not np.allclose(one, other)
+
+
+def test_a_share_of_the_tokens_is_masked_in_training():
+    video = GridInput(3, FourierPositions(2, (2, 4, 4)), block=(1, 2, 2))
+    audio = GridInput(1, FourierPositions(2, (8,)), block=(4,))
+    model = MultimodalAutoencoder(
+        video,
+        audio,
+        dims={"audio": audio.dim, "image": video.dim, "label": 5},
+        query_dims={"audio": 5, "image": 15, "label": 4},
+        head_dims={"audio": 4, "image": 3, "label": 5},
+        min_padding=(2, 2),
+        video_shape=(2, 4, 4),
+        audio_shape=(8,),
+        perceiver=lambda inputs, queries, key: perceiver(inputs, queries, 6),
+        mask_share={"image": 0.99},
+        key=jr.key(0),
+    )
+    frames, samples = (
+        jnp.asarray(normals(0, 2, 4, 4, 3)),
+        jnp.asarray(normals(1, 32, 1)),
+    )
+    run = lambda frames, key=None: model.latents(frames, samples, key=key)  # noqa: E731
+    # Of eight tokens of the frames hardly one is left.
+    assert np.array_equal(run(frames, jr.key(3)), run(-frames, jr.key(3)))
+    assert not np.array_equal(run(frames), run(-frames))
+    found = model(
+        frames, samples, video_places=jnp.arange(3), audio_places=jnp.arange(2)
+    )
+    assert {name: x.shape for name, x in found.items()} == {
+        "label": (5,),
+        "video": (3, 3),
+        "audio": (8,),
+    }
 
 
 @pytest.mark.parametrize(
