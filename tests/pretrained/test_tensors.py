@@ -120,6 +120,12 @@ def hostile_pickles(marker) -> dict[str, bytes]:
         "describes a list": pickled([1, 2]),
         "describes numbers": pickled({"x": 3}),
         "describes 10^15 numbers of 4": pickled({"x": vast}),
+        "describes 8 numbers of 4": pickled(
+            {"x": Described(Storage("0", 4), (8,), (1,))}
+        ),
+        "looks behind its storage": pickled(
+            {"x": Described(Storage("0", 4), (2,), (100,))}
+        ),
         "looks before its storage": pickled(
             {"x": Described(Storage("0", 4), (1,), (1,), -1)}
         ),
@@ -153,6 +159,8 @@ NAMES = [
     "describes a list",
     "describes numbers",
     "describes 10^15 numbers of 4",
+    "describes 8 numbers of 4",
+    "looks behind its storage",
     "looks before its storage",
     "goes back",
     "names another file",
