@@ -1,13 +1,18 @@
 """Decoders: how outputs are read out of the latents of a step."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .attention.attend import attend
 from .blocks import CrossAttention
+from .checks import check_sizes
 from .layers import Linear
 
 
@@ -141,3 +146,25 @@ class PlaceDecoder(eqx.Module):
         """The outputs of each step. There is nothing to drop: `key` is not used."""
         outputs = self.output(rearrange(latents, "t c d -> t (c d)"))
         return rearrange(outputs, "t (o d) -> t o d", o=self.num_outputs)
+
+
+def in_pieces(
+    read: Callable[[Array], Array], queries: Array, piece: int
+) -> Float[Array, "outputs *rest"]:
+    """`read(queries)` some queries at a time, for outputs too many to compute at once:
+    the memory is that of one piece and of the outputs themselves.
+
+    Args:
+        read: maps a leading axis of queries to as many outputs, each by itself.
+        queries: with that axis first; numbers, coordinates or queries that are made.
+        piece: how many at a time, at least 1.
+    """
+    check_sizes(piece=piece)
+    count = queries.shape[0]
+    whole = count // piece * piece
+    pieces = queries[:whole].reshape(-1, piece, *queries.shape[1:])
+    outputs = lax.map(read, pieces)
+    outputs = outputs.reshape(whole, *outputs.shape[2:])
+    if whole == count:
+        return outputs
+    return jnp.concatenate([outputs, read(queries[whole:])])

@@ -4,13 +4,9 @@ A Perceiver IO is the combined model of a single step that holds all inputs: the
 nothing to be causal about, and positions by step turn nothing.
 """
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
-from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .blocks import CrossAttention
@@ -393,25 +389,3 @@ class PerceiverIO(eqx.Module):
 
 def _check_widths(**widths: int | None) -> None:
     check_sizes(**{name: size for name, size in widths.items() if size is not None})
-
-
-def in_pieces(
-    read: Callable[[Array], Array], queries: Array, piece: int
-) -> Float[Array, "outputs *rest"]:
-    """`read(queries)` some queries at a time, for outputs too many to compute at once:
-    the memory is that of one piece and of the outputs themselves.
-
-    Args:
-        read: maps a leading axis of queries to as many outputs, each by itself.
-        queries: with that axis first; numbers, coordinates or queries that are made.
-        piece: how many at a time, at least 1.
-    """
-    check_sizes(piece=piece)
-    count = queries.shape[0]
-    whole = count // piece * piece
-    pieces = queries[:whole].reshape(-1, piece, *queries.shape[1:])
-    outputs = lax.map(read, pieces)
-    outputs = outputs.reshape(whole, *outputs.shape[2:])
-    if whole == count:
-        return outputs
-    return jnp.concatenate([outputs, read(queries[whole:])])

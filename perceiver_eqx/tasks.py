@@ -15,8 +15,9 @@ from .adapters.grid import FourierPositions, GridInput
 from .adapters.modalities import Padding, in_a_row, parted
 from .adapters.text import TextInput
 from .checks import check_probabilities, check_shape
+from .decoder import in_pieces
 from .layers import Linear, split_key
-from .parents import PerceiverIO, in_pieces
+from .parents import PerceiverIO
 
 
 def _check_width(what: str, has: int, needs: int | None, of: str = "inputs") -> None:

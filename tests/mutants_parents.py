@@ -63,7 +63,7 @@ MUTANTS = (
     ),
     Mutant(
         "Perceiver IO: the last piece of the outputs left out",
-        PARENTS,
+        "perceiver_eqx/decoder.py",
         "return jnp.concatenate([outputs, read(queries[whole:])])",
         "return outputs",
         PARENTS_TEST + "test_outputs_in_pieces_are_the_same",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from perceiver_eqx import CausalPerceiver
-from perceiver_eqx.parents import Perceiver, PerceiverIO, in_pieces
+from perceiver_eqx.decoder import in_pieces
+from perceiver_eqx.parents import Perceiver, PerceiverIO
 from tests import oracle_parents as oracle
 from tests.helpers import assert_close, normals
 from tests.models import drawn

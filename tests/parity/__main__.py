@@ -9,7 +9,7 @@ from tests.pretrained.foreign import EXPECTED, KNOWN_KRASSERM
 from . import test_huggingface, test_krasserm
 
 
-EXPECTED.write_text(json.dumps(test_huggingface.to_expect(), indent=1) + "\n")
+EXPECTED.write_text(json.dumps(test_huggingface.to_expect()) + "\n")
 with tempfile.TemporaryDirectory() as folder:
     test_krasserm.make_models(Path(folder))
     found = test_krasserm.to_expect(Path(folder))
