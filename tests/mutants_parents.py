@@ -84,7 +84,7 @@ MUTANTS = (
     ),
     Mutant(
         "perceiver-io: neighbours turned as halves",
-        "perceiver_eqx/pretrained/krasserm.py",
+        "perceiver_eqx/pretrained/krasserm_ar.py",
         "query_key=TRANSPOSED if later else turned,",
         "query_key=TRANSPOSED,",
         "tests/pretrained/test_krasserm.py::"
