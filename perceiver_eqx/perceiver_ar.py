@@ -12,6 +12,7 @@ import jax.random as jr
 from jax import lax
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
+from .arguments import Arguments, kept
 from .attention.attend import attend
 from .attention.masks import StepMask
 from .blocks import CrossAttention
@@ -77,6 +78,7 @@ class PerceiverAR(eqx.Module):
     max_latents: int = eqx.field(static=True)
     rotary_dims: int | None = eqx.field(static=True)
     prefix_dropout: float = eqx.field(static=True)
+    _hyperparameters: Arguments = eqx.field(static=True)
 
     def __init__(
         self,
@@ -132,6 +134,7 @@ class PerceiverAR(eqx.Module):
             ValueError: for sizes below 1, more latents than symbols, heads that do not
                 divide the width, or a probability outside [0, 1).
         """
+        self._hyperparameters = kept(locals())
         check_sizes(
             num_symbols=num_symbols,
             max_symbols=max_symbols,
@@ -210,6 +213,11 @@ class PerceiverAR(eqx.Module):
         self.bias = jnp.zeros(num_symbols) if output_bias else None
         self.max_symbols, self.max_latents = max_symbols, max_latents
         self.rotary_dims, self.prefix_dropout = rotary_dims, prefix_dropout
+
+    @property
+    def hyperparameters(self) -> dict:
+        """The arguments that build this model again, all but the key."""
+        return dict(self._hyperparameters)
 
     @property
     def latents_per_position(self) -> int:

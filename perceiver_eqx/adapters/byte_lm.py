@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
+from ..arguments import Arguments, kept
 from ..checks import check_multiples, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
@@ -33,7 +34,7 @@ class ByteLM(eqx.Module):
     contexts: ByteContext | None
     perceiver: CausalPerceiver
     outputs: ByteOutput
-    _hyperparameters: tuple[tuple[str, object], ...] = eqx.field(static=True)
+    _hyperparameters: Arguments = eqx.field(static=True)
     bytes_per_step: int = eqx.field(static=True)
     dtype: DTypeLike = eqx.field(static=True)
 
@@ -108,12 +109,7 @@ class ByteLM(eqx.Module):
         if not isinstance(ngrams, Sequence | np.ndarray):
             raise TypeError(f"`ngrams` must be a sequence of orders, got {ngrams!r}.")
         ngrams = tuple(ngrams)
-        arguments = {
-            name: _plain(value)
-            for name, value in locals().items()
-            if name not in ("self", "key")
-        }
-        self._hyperparameters = tuple(arguments.items())
+        self._hyperparameters = kept(locals())
         check_sizes(
             bytes_per_step=bytes_per_step,
             latent_dim=latent_dim,
@@ -415,13 +411,6 @@ class ByteLM(eqx.Module):
         if not jnp.issubdtype(context.dtype, jnp.integer):
             raise TypeError(f"`context` must be integers, got {context.dtype}.")
         return self.contexts(context.astype(jnp.int32), self.dtype, start)
-
-
-def _plain(value: object) -> object:
-    """The value as a file can hold it: with Python's own numbers for NumPy's."""
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_integers(name: str, symbols: Array) -> None:

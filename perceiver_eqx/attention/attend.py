@@ -16,8 +16,8 @@ from .softmax import SoftmaxAverage
 
 Engine = Literal["auto", "dense", "blockwise", "cudnn"]
 
-# Up to so many scores a head, the dense engine is faster than tiles, and small.
-DENSE_SCORES = {"cpu": 128 * 128, "gpu": 2048 * 2048}
+# Up to so many scores of all heads, the dense engine is faster than tiles, and small.
+DENSE_SCORES = {"cpu": 2**17, "gpu": 2**25}
 # From so many scores on, a fused kernel is faster than dense.
 FUSED_SCORES = 128 * 128
 
@@ -81,7 +81,7 @@ def attend_average(
     """`attend`, returned as the average that `merge` can take further; not by cuDNN."""
     structured = _check(query, key, value, mask, 0.0)
     if engine == "auto":
-        engine = _portable(structured)
+        engine = _portable(structured, query.shape[1])
     key, value = (_for_all_heads(x, query.shape[1]) for x in (key, value))
     return _average(query, key, value, structured, engine, 0.0, None)
 
@@ -131,13 +131,15 @@ def _choose(query, key, value, mask: Mask, engine: Engine, dropout: float) -> _C
         raise ValueError(
             f"`engine` 'cudnn' cannot serve this call: {refusal}. Pass 'auto'."
         )
-    return _Choice(_portable(mask), f"'cudnn' cannot serve this call: {refusal}")
+    return _Choice(
+        _portable(mask, query.shape[1]), f"'cudnn' cannot serve this call: {refusal}"
+    )
 
 
-def _portable(mask: Mask) -> Literal["dense", "blockwise"]:
+def _portable(mask: Mask, heads: int) -> Literal["dense", "blockwise"]:
     rows, columns = mask.shape
     limit = DENSE_SCORES.get(jax.default_backend(), DENSE_SCORES["cpu"])
-    return "dense" if rows * columns <= limit else "blockwise"
+    return "dense" if rows * columns * heads <= limit else "blockwise"
 
 
 def _average(query, key, value, mask: Mask, engine, dropout, rng) -> SoftmaxAverage:

@@ -17,7 +17,9 @@ from .masks import Mask
 from .softmax import ATTENDED, SoftmaxAverage, empty_average, finite_top, merge
 
 
-TILE = 128  # rows and columns of a tile: 64 KiB of float32 scores a head
+# Rows and columns of a tile: 64 KiB of float32 scores a head stay in a processor's
+# cache; a GPU has as much to start for a small tile as for a large one.
+TILE = {"cpu": 128, "gpu": 1024}
 
 
 def blockwise_average(
@@ -27,14 +29,19 @@ def blockwise_average(
     mask: Mask,
     dropout: float = 0.0,
     rng: PRNGKeyArray | None = None,
-    tile: int = TILE,
+    tile: int | None = None,
 ) -> SoftmaxAverage:
     """Softmax average of each query over its allowed keys, in O(q_len + kv_len) memory.
+
+    Args:
+        tile: rows and columns of a tile; `None` for what suits the device.
 
     Source:
         Dao et al., "FlashAttention" (2022), algorithms 1 and 4, with the merge
         of averages in place of the running maximum and sum.
     """
+    if tile is None:
+        tile = TILE.get(jax.default_backend(), TILE["cpu"])
     q_tile, k_tile = min(tile, query.shape[0]), min(tile, key.shape[0])
     tiles = _Tiles(query.shape[0], key.shape[0], q_tile, k_tile, dropout)
     return _average((query, key, value), mask, rng, tiles)

@@ -22,10 +22,10 @@ def load(
     of all tensors are compared to the model's before any of them is read.
 
     Args:
-        path: a file that `save` wrote, for a `ByteLM`; or a folder with the
-            `config.json` and the tensors of one of transformers' Perceiver models, or
-            of the library perceiver-io 0.11, for a `PerceiverAR` or the task of
-            `perceiver_eqx.tasks` that it was made for.
+        path: a file that `save` wrote, for a `ByteLM` or a `PerceiverAR`; or a folder
+            with the `config.json` and the tensors of one of transformers' Perceiver
+            models, or of the library perceiver-io 0.11, for a `PerceiverAR` or the task
+            of `perceiver_eqx.tasks` that it was made for.
         sha256: of files, by name, the hash of what they must hold, in hexadecimal, as
             the page of a published model tells it. Without it a flipped bit in a
             number is not noticed: safetensors have no sums of their own.

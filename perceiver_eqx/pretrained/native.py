@@ -13,16 +13,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import save as serialize
 
 from ..adapters.byte_lm import ByteLM
+from ..perceiver_ar import PerceiverAR
 from .settings import MOST, MOST_LAYERS
 from .tensors import write_whole
 
 
-FORMAT = "perceiver_eqx.ByteLM"
+Model = ByteLM | PerceiverAR
+# By what stands in a file for them.
+MODELS = {"perceiver_eqx.ByteLM": ByteLM, "perceiver_eqx.PerceiverAR": PerceiverAR}
 # What a model had before there were arguments of these names.
-BEFORE_ARGUMENTS = {"local_conv": 0}
+BEFORE_ARGUMENTS = {"perceiver_eqx.ByteLM": {"local_conv": 0}}
 
 
-def save(path: str | os.PathLike, model: ByteLM) -> None:
+def save(path: str | os.PathLike, model: Model) -> None:
     """Write a model to one file, whole or not at all.
 
     Args:
@@ -30,14 +33,19 @@ def save(path: str | os.PathLike, model: ByteLM) -> None:
         model: its parameters and the arguments that it was built with.
 
     Raises:
-        TypeError: for a model that is no `ByteLM`.
+        TypeError: for a model that is neither a `ByteLM` nor a `PerceiverAR`. Tasks of
+            transformers' kinds are written by `pretrained.huggingface.save`.
         ValueError: the model's arrays are not those that its arguments describe.
         FileNotFoundError, IsADirectoryError: the path's folder is missing, or the path
             is a folder.
     """
     path = Path(path)
-    if not isinstance(model, ByteLM):
-        raise TypeError(f"`model` must be a ByteLM, got {type(model).__name__}.")
+    kind = next((kind for kind, of in MODELS.items() if type(model) is of), None)
+    if kind is None:
+        raise TypeError(
+            "`model` must be a ByteLM or a PerceiverAR, got "
+            f"{type(model).__name__}; `pretrained.huggingface.save` writes the tasks."
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"`path` must lie in a folder that exists, {str(path.parent)!r} does not."
@@ -45,13 +53,13 @@ def save(path: str | os.PathLike, model: ByteLM) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"`path` must be a file, {str(path)!r} is a folder.")
     arrays = _named_arrays(model)
-    _check_arrays("`model`", _named_arrays(_built(model.hyperparameters)), arrays)
+    _check_arrays("`model`", _named_arrays(_built(kind, model.hyperparameters)), arrays)
     # One entry, since the file's order of several is not the same every time.
-    header = {FORMAT: json.dumps(model.hyperparameters)}
+    header = {kind: json.dumps(model.hyperparameters)}
     write_whole(path, serialize(arrays, metadata=header))
 
 
-def load(path: str | os.PathLike) -> ByteLM:
+def load(path: str | os.PathLike) -> Model:
     """Read a model back, bit for bit.
 
     Args:
@@ -85,29 +93,31 @@ def load(path: str | os.PathLike) -> ByteLM:
     return eqx.combine(arrays, static)
 
 
-def _describe(path: Path, header: dict[str, str]) -> ByteLM:
+def _describe(path: Path, header: dict[str, str]) -> Model:
     """The model that a header describes, with shapes in the place of arrays."""
-    if FORMAT not in header:
+    kinds = sorted(header.keys() & MODELS)
+    if len(kinds) != 1:
         raise ValueError(
-            f"{str(path)!r} must describe a {FORMAT!r} in its header, found "
+            f"{str(path)!r} must describe one of {sorted(MODELS)} in its header, found "
             f"{sorted(header)}."
         )
+    (kind,) = kinds
     try:
-        arguments = json.loads(header[FORMAT])
+        arguments = json.loads(header[kind])
         for name, value in arguments.items():
             most = MOST_LAYERS if "layers" in name else MOST
             if isinstance(value, int) and value > most:
                 raise ValueError(f"`{name}` must be at most {most}, got {value}")
-        return _built({**BEFORE_ARGUMENTS, **arguments})
+        return _built(kind, BEFORE_ARGUMENTS.get(kind, {}) | arguments)
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"the header of {str(path)!r} does not describe a model: {error}."
         ) from error
 
 
-def _built(arguments: dict) -> ByteLM:
+def _built(kind: str, arguments: dict) -> Model:
     """The model of these arguments, with shapes in the place of arrays."""
-    return eqx.filter_eval_shape(lambda: ByteLM(**arguments, key=jr.key(0)))
+    return eqx.filter_eval_shape(lambda: MODELS[kind](**arguments, key=jr.key(0)))
 
 
 def _check_arrays(where: str, expected: dict, found: dict) -> None:
@@ -129,7 +139,7 @@ def _shape(array) -> tuple[tuple[int, ...], str]:
     return tuple(array.shape), kinds.get(str(array.dtype), str(array.dtype))
 
 
-def _named_arrays(model: ByteLM) -> dict:
+def _named_arrays(model: Model) -> dict:
     leaves, _ = jtu.tree_flatten_with_path(eqx.filter(model, _is_array))
     return {_name(path): leaf for path, leaf in leaves}
 
