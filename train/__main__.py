@@ -12,8 +12,8 @@ import equinox as eqx
 import jax.random as jr
 import tyro
 
-from perceiver_eqx import stream
-from perceiver_eqx.pretrained.native import load as load_model
+from perceiver_eqx import ByteLM, stream
+from perceiver_eqx.pretrained.native import load
 
 from . import configs
 from .compress import compress, decompress
@@ -148,9 +148,19 @@ def _train(words: list[str]) -> None:
     train(config, report=partial(print, flush=True))
 
 
+def _byte_lm(path: Path) -> ByteLM:
+    model = load(path)
+    if not isinstance(model, ByteLM):
+        raise ValueError(
+            f"`model` must be a file of a ByteLM, {str(path)!r} holds a "
+            f"{type(model).__name__}."
+        )
+    return model
+
+
 def _sample(words: list[str]) -> None:
     options = _parse(SampleOptions, "sample", words)
-    model, output = load_model(options.model), sys.stdout.buffer
+    model, output = _byte_lm(options.model), sys.stdout.buffer
     prompt = options.prompt.encode()
     if options.prompt == "-":
         prompt = sys.stdin.buffer.read()
@@ -176,7 +186,7 @@ def _sample(words: list[str]) -> None:
 def _code(command: str, words: list[str]) -> None:
     kind = CompressOptions if command == "compress" else DecompressOptions
     options = _parse(kind, command, words)
-    model, data = load_model(options.model), options.path.read_bytes()
+    model, data = _byte_lm(options.model), options.path.read_bytes()
     if options.out.is_dir() or not options.out.parent.is_dir():
         raise ValueError(
             f"`out` must be a file in a folder that exists, got {str(options.out)!r}."
@@ -194,7 +204,7 @@ def _code(command: str, words: list[str]) -> None:
 
 def _evaluate(words: list[str]) -> None:
     options = _parse(EvaluateOptions, "evaluate", words)
-    model = load_model(options.model)
+    model = _byte_lm(options.model)
     if options.window_bytes % model.bytes_per_step:
         raise ValueError(
             f"`window_bytes` must be a multiple of the model's bytes_per_step = "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import train.__main__
-from perceiver_eqx import generate
+from perceiver_eqx import PerceiverAR, generate
 from perceiver_eqx.pretrained import save
 from tests.models import byte_lm
 from train.__main__ import main
@@ -86,6 +86,16 @@ def test_a_sample_is_the_prompt_and_what_generate_adds(
     added = generate(model, b"abcd", 9, temperature=0.0, key=jr.key(0))
     expected = b"abcd" + np.asarray(added).tobytes() + b"\n"
     assert capfdbinary.readouterr().out == expected
+
+
+def test_a_file_of_another_model_is_refused(tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    sizes = {"max_symbols": 4, "max_latents": 2, "dim": 4}
+    save(path, PerceiverAR(9, num_layers=1, num_heads=1, key=jr.key(0), **sizes))
+    with pytest.raises(SystemExit) as exit_:
+        main(["sample", "--model", str(path)])
+    assert exit_.value.code == 2
+    assert "must be a file of a ByteLM" in capsys.readouterr().err
 
 
 def test_an_interrupted_sample_ends_its_line(capfdbinary, monkeypatch, model_file):
