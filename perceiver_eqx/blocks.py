@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .attention.attend import attend, attend_average
 from .attention.softmax import merge
+from .context import Ask, Questions
 from .conv import CausalConv
 from .dropout import dropouts
 from .layers import MLP, MultiHead, split_key
@@ -122,11 +123,13 @@ class CrossAttention(eqx.Module):
 
 class SelfAttentionBlock(eqx.Module):
     """Pre-norm causal self-attention between rows grouped by step, with rotary
-    positions by step, after a causal convolution if wanted, and an MLP."""
+    positions by step, after a causal convolution if wanted; questions to a context if
+    wanted; and an MLP."""
 
     norm: LayerNorm
     conv: CausalConv | None
     heads: MultiHead
+    ask: Ask | None
     mlp_norm: LayerNorm
     mlp: MLP
     rotary_dims: int | None = eqx.field(static=True)
@@ -152,6 +155,7 @@ class SelfAttentionBlock(eqx.Module):
         attention_dropout: float = 0.0,
         scale: float = 1.0,
         conv_kernel: int = 0,
+        asks: bool = False,
         key: PRNGKeyArray,
     ):
         """
@@ -165,6 +169,7 @@ class SelfAttentionBlock(eqx.Module):
             scale: factor on the initial deviation of the two maps into the residual.
             conv_kernel: steps that a `CausalConv` before the attention sees; 0 for
                 none.
+            asks: attend a context too.
         """
         heads_key, mlp_key = jr.split(key)
         self.norm = LayerNorm(dim)
@@ -191,6 +196,10 @@ class SelfAttentionBlock(eqx.Module):
             key=mlp_key,
         )
         self.conv = CausalConv(conv_kernel, dim) if conv_kernel else None
+        self.ask = None
+        if asks:
+            ask_key = jr.fold_in(key, 2)
+            self.ask = Ask(dim, num_heads, qk_norm=qk_norm, scale=scale, key=ask_key)
         self.rotary_dims = rotary_dims
         self.dropout = dropout
         self.attention_dropout = attention_dropout
@@ -201,6 +210,7 @@ class SelfAttentionBlock(eqx.Module):
         cache: LayerCache,
         past_steps: Int[Array, ""] | int,
         window: int | None,
+        asked: Questions | None = None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps rows dim"], tuple[Array, Array, Array | None]]:
@@ -209,6 +219,7 @@ class SelfAttentionBlock(eqx.Module):
             x: rows of each step; all of a step see each other and the steps before.
             cache: what is kept of past steps; `past_steps` of them were ever put in.
             window: how many steps a row sees, its own included; `None` for all.
+            asked: the context, for a block that asks; `None` without one.
 
         Returns:
             the new rows, and what to `extend` the cache by.
@@ -235,6 +246,10 @@ class SelfAttentionBlock(eqx.Module):
         joined = self.heads.join(attended.astype(x.dtype))
         drop_attended, drop_mlp = dropouts(self.dropout, x.shape, dropout_key)
         x = x + drop_attended(joined)
+        if self.ask is not None and asked is not None:
+            ask_key = None if dropout_key is None else jr.fold_in(dropout_key, 1)
+            drop_told, _ = dropouts(self.dropout, x.shape, ask_key)
+            x = x + drop_told(self.ask(x, asked))
         x = x + drop_mlp(self.mlp(self.mlp_norm(x)))
         return x, (past.newest(keys), past.newest(values), last)
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from .attention.attend import attend_average
 from .attention.dense import state_dtype
@@ -89,9 +89,15 @@ class CausalEncoder(eqx.Module):
         return empty_average(rows, heads.value_dim, state_dtype(dtype))
 
     def read_context(
-        self, source: Float[Array, "source context_dim"]
+        self,
+        source: Float[Array, "source context_dim"],
+        count: Int[Array, ""] | int | None = None,
     ) -> SoftmaxAverage:
-        """What the latents see of the context: all of it, at every step."""
+        """What the latents see of the context: all of it, at every step.
+
+        Args:
+            count: how many of the tokens are there, the first ones; `None` for all.
+        """
         if (
             self.context_norm is None
             or self.context_key is None
@@ -110,7 +116,8 @@ class CausalEncoder(eqx.Module):
         query = self.cross.queries(self.latents.astype(source.dtype))
         key = self.context_key(normed).reshape(shape)
         value = self.context_value(normed).reshape(shape)
-        return attend_average(query, key, value)
+        mask = None if count is None else (jnp.arange(source.shape[0]) < count)[None]
+        return attend_average(query, key, value, mask)
 
     @jax.named_scope("pqx.encoder")
     def __call__(

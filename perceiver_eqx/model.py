@@ -1,12 +1,13 @@
 """`CausalPerceiver`: encoder, processor and decoder, and the one function of time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from .attention.softmax import merge
 from .checks import (
@@ -15,12 +16,13 @@ from .checks import (
     check_shape,
     check_sizes,
 )
+from .context import Context, Questions, Remember, questions
 from .decoder import PlaceDecoder, QueryDecoder
 from .encoder import CausalEncoder
 from .layers import split_key
 from .positions import count_on
 from .processor import CausalProcessor, windows_in_turn
-from .state import Caches, PerceiverState
+from .state import Caches, PerceiverState, as_arrays
 
 
 READOUTS = "queries", "places"
@@ -39,8 +41,10 @@ class CausalPerceiver(eqx.Module):
     """
 
     encoder: CausalEncoder
+    remember: Remember | None
     processor: CausalProcessor
     decoder: QueryDecoder | PlaceDecoder
+    step_places: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -57,6 +61,9 @@ class CausalPerceiver(eqx.Module):
         query_heads: int | None = None,
         latent_window: int | None | Sequence[int | None] = None,
         context_dim: int | None = None,
+        ask_context: bool = True,
+        step_places: int = 1,
+        token_places: int = 1,
         recency: bool = True,
         own_step: bool = True,
         readout: str = "queries",
@@ -84,6 +91,12 @@ class CausalPerceiver(eqx.Module):
                 included: `None` for all (the seed's mask), 1 for its own step only (the
                 seed's code). Of several, which the layers take in turn.
             context_dim: channels of the context's tokens; `None` for no context.
+            ask_context: let every layer between latents attend the tokens of the
+                context, by content and by place, and keep their keys and values, for
+                all layers the same. Without it, all that is known of a context is what
+                the encoder's fixed queries pool of it.
+            step_places, token_places: places that a step takes, and a token of the
+                context, where a step is to find the tokens beside it: bytes, say.
             recency: learn, per latent and head, a rate at which inputs lose weight with
                 age, by which a fixed query tells new from old.
             own_step: add a projection of the step's own tokens to its latents.
@@ -119,6 +132,8 @@ class CausalPerceiver(eqx.Module):
             query_heads=query_heads,
             mlp_widening=mlp_widening,
             context_dim=1 if context_dim is None else context_dim,
+            step_places=step_places,
+            token_places=token_places,
         )
         if readout not in READOUTS:
             raise ValueError(f"`readout` must be among {READOUTS}, got {readout!r}.")
@@ -132,6 +147,18 @@ class CausalPerceiver(eqx.Module):
             token_dropout=token_dropout,
         )
         encoder_key, processor_key, decoder_key = jr.split(key, 3)
+        asks = ask_context and context_dim is not None
+        self.remember = None
+        if asks and context_dim is not None:
+            self.remember = Remember(
+                context_dim,
+                latent_dim,
+                num_heads,
+                stride=token_places,
+                most_behind=max(1, step_places // token_places),
+                qk_norm=qk_norm,
+                key=jr.fold_in(key, 3),
+            )
         self.encoder = CausalEncoder(
             input_dim,
             tokens_per_step,
@@ -158,8 +185,10 @@ class CausalPerceiver(eqx.Module):
             qk_norm=qk_norm,
             dropout=dropout,
             attention_dropout=attention_dropout,
+            asks=asks,
             key=processor_key,
         )
+        self.step_places = step_places
         if readout == "places":
             self.decoder = PlaceDecoder(
                 outputs_per_step,
@@ -193,12 +222,15 @@ class CausalPerceiver(eqx.Module):
         context: Float[Array, "source context_dim"] | None = None,
         *,
         max_steps: int | None = None,
+        max_context: int | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> PerceiverState:
         """The state before the first step.
 
         Args:
             context: tokens that every step sees.
+            max_context: make room for so many tokens of the context that is asked, so
+                that the state keeps its shape; `None` to let it grow with every piece.
             max_steps: how many steps there will be at most. Needed, and its memory
                 taken, if `latent_window` is `None`; not used otherwise.
             dtype: of the inputs to come.
@@ -218,20 +250,62 @@ class CausalPerceiver(eqx.Module):
                 )
             check_sizes(max_steps=max_steps)
             kept = max_steps
-        return self._state(context, self._caches(kept, dtype))
+        state = self._state(self._caches(kept, dtype), max_context)
+        if context is not None:
+            state = self.add_context(state, context)
+        return as_arrays(state)
 
     def add_context(
-        self, state: PerceiverState, context: Float[Array, "source context_dim"]
+        self,
+        state: PerceiverState,
+        context: Float[Array, "source context_dim"],
+        count: Int[Array, ""] | int | None = None,
     ) -> PerceiverState:
         """Show one more piece of the context to all steps that are yet to come.
 
-        However a context is cut into pieces, in whatever order, they see the same.
+        However a context is cut into pieces, they see the same.
+
+        Args:
+            count: how many of the tokens are there, the first ones; `None` for all.
 
         Raises:
-            ValueError: for a model built without a context.
+            ValueError: for a model built without a context, or a piece that is larger
+                than `max_context`.
+            RuntimeError: when run, if the context goes past `max_context`.
         """
-        more = self.encoder.read_context(context)
-        return eqx.tree_at(lambda s: s.context, state, merge(state.context, more))
+        if context.shape[0] == 0:
+            return state
+        memory = state.context.memory
+        first = 0 if memory is None else memory.count
+        known, more = self.read_context(state.context, context, first, count)
+        if memory is not None and more is not None:
+            size = context.shape[0] if count is None else count
+            known = replace(known, memory=memory.extend(*more, size))
+        return replace(state, context=known)
+
+    def read_context(
+        self,
+        known: Context,
+        tokens: Float[Array, "source context_dim"],
+        first: Int[Array, ""] | int,
+        count: Int[Array, ""] | int | None = None,
+    ) -> tuple[Context, tuple[Array, Array] | None]:
+        """`add_context` for callers that put many pieces into the memory at once.
+
+        Args:
+            known: what is known of the context before; its memory is left as it is.
+            tokens: the next piece, before which came `first` tokens.
+            count: as of `add_context`.
+
+        Returns:
+            what is known after it; and keys and values to `extend` the memory by,
+            `None` for a model that does not ask.
+        """
+        seen = merge(known.seen, self.encoder.read_context(tokens, count))
+        if self.remember is None or known.before is None:
+            return replace(known, seen=seen), None
+        more, before = self.remember(tokens, first, known.before)
+        return replace(known, seen=seen, before=before), more
 
     def advance(
         self,
@@ -296,8 +370,10 @@ class CausalPerceiver(eqx.Module):
                 "`max_steps` to `init_state`, or use a finite `latent_window`.",
             )
         keys = split_key(key)
-        x, prefix = self.encoder(inputs, state.prefix, state.context, key=keys[0])
-        x, caches = self.processor(x, state.caches, past_steps, key=keys[1])
+        seen = state.context.seen
+        x, prefix = self.encoder(inputs, state.prefix, seen, key=keys[0])
+        asked = self._questions(state, past_steps, steps, x.dtype)
+        x, caches = self.processor(x, state.caches, past_steps, asked, key=keys[1])
         count = count_on(past_steps, steps)
         return PerceiverState(count, state.context, prefix, caches), x
 
@@ -331,18 +407,35 @@ class CausalPerceiver(eqx.Module):
     ) -> PerceiverState:
         """The state before the first step, without room for past latents: for a whole
         sequence, taken at once."""
-        return self._state(context, self._caches(0, dtype))
+        state = self._state(self._caches(0, dtype))
+        return state if context is None else self.add_context(state, context)
+
+    def _questions(
+        self, state: PerceiverState, past_steps, steps: int, dtype: DTypeLike
+    ) -> Questions | None:
+        memory = state.context.memory
+        if self.remember is None or memory is None or memory.capacity == 0:
+            return None
+        return questions(
+            memory,
+            past_steps,
+            steps,
+            step_places=self.step_places,
+            token_places=self.remember.stride,
+            dtype=dtype,
+        )
 
     def _caches(self, most_steps: int | None, dtype: DTypeLike) -> Caches:
         rows = self.encoder.latents.shape[0]
         return self.processor.empty_caches(rows, dtype, most_steps)
 
-    def _state(self, context: Array | None, caches: Caches) -> PerceiverState:
+    def _state(self, caches: Caches, max_context: int | None = None) -> PerceiverState:
         encoder, dtype = self.encoder, caches[0].attention.keys.dtype
-        seen = (
-            encoder.empty_prefix(dtype)
-            if context is None
-            else encoder.read_context(context)
-        )
-        start, nothing = jnp.zeros((), jnp.int32), encoder.empty_prefix(dtype)
-        return PerceiverState(start, seen, nothing, caches)
+        seen, prefix = encoder.empty_prefix(dtype), encoder.empty_prefix(dtype)
+        memory = before = None
+        if self.remember is not None:
+            room, grows = max_context or 0, max_context is None
+            memory = self.remember.empty(room, dtype, grows=grows)
+            before = self.remember.nothing_before(dtype)
+        start = jnp.zeros((), jnp.int32)
+        return PerceiverState(start, Context(seen, memory, before), prefix, caches)

@@ -64,7 +64,8 @@ def sinusoids(
     """Absolute positions of a sequence without a declared length.
 
     Args:
-        positions: counts from 0.
+        positions: counts, from anywhere. All are as exact as the first ones, as in
+            `rotary`.
         dim: channels, even; wavelengths run geometrically from 2 pi upwards.
         max_wavelength: the longest wavelength over 2 pi, in positions.
 
@@ -76,8 +77,9 @@ def sinusoids(
     """
     if dim % 2:
         raise ValueError(f"`dim` must be even, got {dim}.")
-    exponent = jnp.arange(dim // 2) / max(dim // 2 - 1, 1)
-    angles = positions[:, None] / max_wavelength**exponent
+    exponent = np.arange(dim // 2) / max(dim // 2 - 1, 1)
+    dtype = jnp.result_type(float)
+    angles = _angles(positions, max_wavelength**-exponent, dtype)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 from .attention.softmax import ATTENDED
 from .blocks import SelfAttentionBlock
 from .checks import check_sizes
+from .context import Questions
 from .norms import LayerNorm
 from .state import Caches, LayerCache, empty_cache
 
@@ -49,6 +50,7 @@ class CausalProcessor(eqx.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         conv_kernel: int = 0,
+        asks: bool = False,
         final_norm: bool = True,
         key: PRNGKeyArray,
     ):
@@ -57,7 +59,7 @@ class CausalProcessor(eqx.Module):
             num_layers: blocks, at least 0. Their parameters are stacked.
             dim, num_heads, qk_dim, v_dim, qkv_bias, output_bias, mlp_widening,
                 gated_mlp, tanh_gelu, mlp_bias, qk_norm, rotary_dims, dropout,
-                attention_dropout, conv_kernel: of a block.
+                attention_dropout, conv_kernel, asks: of a block.
             window: how many steps a latent sees, its own included; `None` for all. Of
                 several, which the layers take in turn, over and over.
             remat: keep of a layer only what its attention gave, for the backward pass,
@@ -93,6 +95,7 @@ class CausalProcessor(eqx.Module):
                 attention_dropout=attention_dropout,
                 scale=1 / math.sqrt(2 * max(num_layers, 1)),
                 conv_kernel=conv_kernel,
+                asks=asks,
                 key=key,
             )
 
@@ -148,6 +151,7 @@ class CausalProcessor(eqx.Module):
         x: Float[Array, "steps rows dim"],
         caches: Caches,
         past_steps: Int[Array, ""] | int,
+        asked: Questions | None = None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps rows dim"], Caches]:
@@ -156,6 +160,7 @@ class CausalProcessor(eqx.Module):
             x: the latents of the next steps.
             caches: each layer's keys and values of the `past_steps` before them. If
                 that is the number 0, and no array, the caches are only written.
+            asked: the context, for blocks that ask; `None` without one.
 
         Returns:
             the processed latents, and the caches with these steps added.
@@ -181,7 +186,7 @@ class CausalProcessor(eqx.Module):
                 def layer(x, of_layer, window=window, cache=cache):
                     arrays, key = of_layer
                     block, past = eqx.combine(arrays, static), cache.of_layer(index)
-                    return block(x, past, past_steps, window, key=key)
+                    return block(x, past, past_steps, window, asked, key=key)
 
                 of_layer = jax.tree.map(lambda x, place=place: x[place], of_layers)
                 layer = jax.checkpoint(

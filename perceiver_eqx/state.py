@@ -1,6 +1,7 @@
 """What is kept of the past: the state that `advance` carries from step to step."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from .attention.masks import StepMask
 from .attention.softmax import SoftmaxAverage
+from .context import Context
 
 
 class KeyValueCache(eqx.Module):
@@ -184,19 +186,28 @@ class State(eqx.Module):
         return sum(x.nbytes for x in jax.tree.leaves(self))
 
 
+AnyState = TypeVar("AnyState", bound=State)
+
+
+def as_arrays(state: AnyState) -> AnyState:
+    """The state with arrays for all that was known as a number, which would be compiled
+    into whatever takes it."""
+    return jax.tree.map(jnp.asarray, state)
+
+
 class PerceiverState(State):
     """All that a `CausalPerceiver` keeps of the steps it has seen.
 
     Attributes:
         steps: how many steps were seen; from 3 * 2^29 on, less by a multiple of 2^30,
             after which rotary positions are the same (not in float64).
-        context: what the latents see of the context, empty without one.
+        context: what is known of the context, nothing without one.
         prefix: what the latents have seen of the inputs, one average per latent and
             head whatever the length.
         caches: each layer's keys and values of past latents.
     """
 
     steps: Int[Array, ""]
-    context: SoftmaxAverage
+    context: Context
     prefix: SoftmaxAverage
     caches: Caches

@@ -318,13 +318,6 @@ MUTANTS = (
         STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
     ),
     Mutant(
-        "streaming: every piece of a context placed first",
-        "perceiver_eqx/adapters/byte_lm.py",
-        "embedded = self._embed_context(context, state.context_bytes)",
-        "embedded = self._embed_context(context, 0)",
-        STREAMING + "test_a_context_in_pieces_is_seen_as_one",
-    ),
-    Mutant(
         "scoring: one byte after the end counts",
         "perceiver_eqx/score.py",
         "return after, jnp.where(place < count, each, 0.0)",

@@ -58,7 +58,10 @@ def causal_perceiver(model, inputs, context=None):
         own = linear(encoder.own_step, inputs.reshape(timesteps, -1))
         x = x + own.reshape(x.shape)
 
-    x = self_attention(processor, x, latent_count)
+    asked = None
+    if context is not None and model.remember is not None:
+        asked = memory(model, np.asarray(context, np.float64), timesteps)
+    x = self_attention(processor, x, latent_count, asked)
     if hasattr(decoder, "num_outputs"):
         y = linear(decoder.output, x.reshape(timesteps, -1))
         return y.reshape(timesteps, decoder.num_outputs, -1)
@@ -99,13 +102,57 @@ def byte_lm(model, tokens, context=None):
     tokens_in = linear(inputs.tokens, step_late).reshape(timesteps, per_step, -1)
     source = None
     if context is not None:
-        table = array(model.contexts.embedding.table)
-        source = table[np.asarray(context)]
-        source = source + sinusoids(len(source), source.shape[1])
+        source = context_tokens(model, np.asarray(context))
     readout = causal_perceiver(model.perceiver, tokens_in, source)
     x = readout.reshape(byte_late.shape) + byte_late
     logits = linear(outputs.logits, self_attention(outputs.layers.processor, x, 1))
     return logits.reshape(timesteps, per_step, 256)
+
+
+def context_tokens(model, symbols):
+    """Features of the context's bytes, so many to a token, and the place of the first
+    of these."""
+    inputs, contexts = model.inputs, model.contexts
+    x = array(inputs.embedding.table)[symbols]
+    if inputs.ngrams is not None:
+        x = x + ngrams(inputs.ngrams, symbols.tolist())
+    x = self_attention(inputs.layers.processor, x, 1)
+    x = np.concatenate([x, np.zeros((-len(x) % contexts.patch, x.shape[1]))])
+    tokens = linear(contexts.tokens, x.reshape(len(x) // contexts.patch, -1))
+    places = contexts.patch * np.arange(len(tokens))
+    return tokens + sinusoids(places, tokens.shape[1])
+
+
+def memory(model, context, timesteps):
+    """Keys and values of the context, keys being some tokens behind; and where each
+    step stands: from its beginning, and from its end."""
+    remember = model.remember
+    normed = norm(remember.norm, context)
+    places = remember.stride * np.arange(len(context))
+    shape = len(context), len(remember.behind), -1
+    content = linear(remember.key, normed).reshape(shape)
+    key = linear(remember.place, sinusoids(places, 128)).reshape(shape)
+    for place in range(len(context)):
+        for head, behind in enumerate(remember.behind):
+            if behind <= place:
+                key[place, head] += content[place - behind, head]
+    key = root_mean_square(remember.key_norm, key)
+    value = linear(remember.value, normed).reshape(shape)
+    starts = model.step_places * np.arange(timesteps)
+    left = remember.stride * len(context) - starts
+    both = np.concatenate([sinusoids(starts, 128), sinusoids(left, 128)], -1)
+    return key, value, both
+
+
+def ask(block, x, rows, asked):
+    key, value, places = asked
+    places = np.repeat(linear(block.place, places), rows, axis=0)
+    query = (linear(block.query, norm(block.norm, x)) + places).reshape(
+        len(x), block.num_heads, -1
+    )
+    query = root_mean_square(block.query_norm, query)
+    everything = np.ones((len(x), len(key)))
+    return linear(block.output, attention(query, key, value, everything))
 
 
 def ngrams(layer, symbols):
@@ -123,9 +170,9 @@ def ngrams(layer, symbols):
     return x
 
 
-def self_attention(processor, x, rows):
+def self_attention(processor, x, rows, asked=None):
     """Causal self-attention between steps of so many rows: the seed's expression of the
-    latent mask, and a window's band of it."""
+    latent mask, and a window's band of it. Then questions to the context."""
     timesteps = len(x) // rows
     step = np.repeat(np.arange(timesteps), rows)
     for layer in range(processor.num_layers):
@@ -146,6 +193,8 @@ def self_attention(processor, x, rows):
         query, key = (rotary(y, step, dims=block.rotary_dims) for y in (query, key))
         attended = attention(query, key, value, mask)
         x = x + linear(block.heads.output, attended)
+        if asked is not None:
+            x = x + ask(block.ask, x, rows, asked)
         x = x + mlp(block.mlp, norm(block.mlp_norm, x))
     return x if processor.norm is None else norm(processor.norm, x)
 
@@ -212,8 +261,8 @@ def mlp(layer, x):
     return linear(layer.down, hidden * (1 + erf(hidden / math.sqrt(2))) / 2)
 
 
-def sinusoids(length, dim, longest=1e6):
-    angle = np.arange(length)[:, None] / longest ** np.linspace(0, 1, dim // 2)
+def sinusoids(places, dim, longest=1e6):
+    angle = places[:, None] / longest ** np.linspace(0, 1, dim // 2)
     return np.concatenate([np.sin(angle), np.cos(angle)], -1)
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_eqx import ByteLM
-from perceiver_eqx.adapters.byte_lm import _plain
 from perceiver_eqx.adapters.local import check_local_window
+from perceiver_eqx.arguments import kept
 from tests import oracle
 from tests.helpers import TOLERANCE, assert_close, relative_error
 from tests.models import SOURCE, STEPS, TOKENS, byte_inputs, byte_lm
@@ -192,7 +192,7 @@ SMALL = {
         ({"local_heads": 0}, "`local_heads` must be at least 1, got 0"),
         ({"token_dim": 0}, "`token_dim` must be at least 1, got 0"),
         ({"mlp_widening": 0}, "`mlp_widening` must be at least 1, got 0"),
-        ({"token_dim": 3, "use_context": True}, "`token_dim` must be a multiple of 2"),
+        ({"context_patch": 0}, "`context_patch` must be at least 1, got 0"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(change, message):
@@ -207,8 +207,9 @@ def test_a_local_window_without_end_is_refused(window):
 
 
 def test_numbers_of_numpy_can_be_written_down():
-    given = _plain((np.int64(8), (np.float32(0.5), None), "places", 3))
-    assert json.loads(json.dumps(given)) == [8, [0.5, None], "places", 3]
+    given = kept({"self": 0, "a": (np.int64(8), [np.float32(0.5), None]), "key": 0})
+    assert given == (("a", (8, (0.5, None))),)
+    assert json.loads(json.dumps(dict(given))) == {"a": [8, [0.5, None]]}
 
 
 def test_a_context_for_a_model_without_one_is_refused():

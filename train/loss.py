@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
-from perceiver_eqx import ByteLM
+from perceiver_eqx import ByteLM, ByteState
 from perceiver_eqx.adapters.byte_lm import delayed
 from perceiver_eqx.checks import check_multiples, check_shape, check_sizes
+from perceiver_eqx.context import Context
 from perceiver_eqx.layers import split_key
 
 
@@ -31,6 +33,7 @@ def sequence_bits(
     length: Int[Array, ""],
     context: Integer[Array, " source"] | None = None,
     *,
+    context_length: Int[Array, ""] | None = None,
     chunk_steps: int,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, ""]:
@@ -46,7 +49,8 @@ def sequence_bits(
     Args:
         data: bytes; a multiple of `model.bytes_per_step`.
         length: how many of them count, from the first on; all if it is more.
-        context: bytes that every step sees.
+        context, context_length: bytes that every step sees, and how many of them are
+            there; `None` for all.
         chunk_steps: steps of a chunk, at least 1.
         key: for dropout; `None` for none.
 
@@ -78,24 +82,35 @@ def sequence_bits(
     def advance_chunk(state, of_chunk):
         tokens, start, index = of_chunk
         state, logits = model.advance_unchecked(
-            state, tokens, key=_chunk_key(key, index)
+            _with_context(state, known), tokens, key=_chunk_key(key, index)
         )
-        return state, bits(logits, tokens, start)
+        return _with_context(state, None), bits(logits, tokens, start)
 
     if count == 1:
-        return bits(model(tokens, context, key=_chunk_key(key, 0)), tokens, 0)
-    if carries:
-        state, of_chunks = model.init_state(context), (chunks, starts, indices)
-        return _scan_chunks(advance_chunk, state, of_chunks, group).sum()
-    return _bits_of_latents(model, chunks, starts, bits, context, key)
+        given = {"context_length": context_length, "key": _chunk_key(key, 0)}
+        return bits(model(tokens, context, **given), tokens, 0)
+    context_key, key = split_key(key)
+    start = model.keep_nothing(context, context_length, key=context_key)
+    if not carries:
+        return _bits_of_latents(model, start, chunks, starts, bits, key)
+    # The context is the same for all chunks: it is no part of what they hand on.
+    known = start.perceiver.context
+    state = _with_context(model.init_state(), None)
+    return _scan_chunks(advance_chunk, state, (chunks, starts, indices), group).sum()
+
+
+def _with_context(state: ByteState, context: Context | None) -> ByteState:
+    return eqx.tree_at(
+        lambda s: s.perceiver.context, state, context, is_leaf=lambda x: x is None
+    )
 
 
 def _bits_of_latents(
     model: ByteLM,
+    state: ByteState,
     chunks: Integer[Array, "chunks steps bytes_per_step"],
     starts: Int[Array, " chunks"],
     bits: Callable[[Array, Array, Array], Float[Array, ""]],
-    context: Integer[Array, " source"] | None,
     key: PRNGKeyArray | None,
 ) -> Float[Array, ""]:
     """Bits of a sequence whose latents are all held, since all see all before them:
@@ -124,7 +139,7 @@ def _bits_of_latents(
     features = _scan_chunks(read_chunk, start, (chunks, indices))
     features = features.reshape(count * steps, *features.shape[2:])
     step_late, byte_late = delayed(model.inputs.before_all(model.dtype), features)
-    latents = model.latents(step_late, context, key=keys[1])
+    latents = model.latents(step_late, state, key=keys[1])
     of_chunks = in_chunks(latents), in_chunks(byte_late), chunks, starts, indices
     start = model.outputs.layers.init_state(model.dtype)
     return _scan_chunks(write_chunk, start, of_chunks).sum()
@@ -141,16 +156,20 @@ def batch_bits(
 
     Args:
         batch: `bytes` (batch, window_bytes) and `length` (batch,), as the data gives
-            them.
+            them; for sequences with a context `context` (batch, source) and
+            `context_length` (batch,) too.
         chunk_steps, key: as in `sequence_bits`.
     """
     data, length = batch["bytes"], batch["length"]
     keys = None if key is None else jr.split(key, data.shape[0])
+    given = {name: x for name, x in batch.items() if name.startswith("context")}
 
-    def one(data, length, key):
-        return sequence_bits(model, data, length, chunk_steps=chunk_steps, key=key)
+    def one(data, length, given, key):
+        return sequence_bits(
+            model, data, length, chunk_steps=chunk_steps, key=key, **given
+        )
 
-    return jax.vmap(one)(data, length, keys).sum(), length.sum()
+    return jax.vmap(one)(data, length, given, keys).sum(), length.sum()
 
 
 def _scan_chunks(take, carry, chunks, group: int = 1) -> Float[Array, "..."]:

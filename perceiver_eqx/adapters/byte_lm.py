@@ -1,6 +1,7 @@
 """`ByteLM`: a language model over bytes, of a `CausalPerceiver` and byte adapters."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -11,12 +12,13 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..arguments import Arguments, kept
-from ..checks import check_multiples, check_shape, check_sizes
+from ..checks import check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
-from ..state import PerceiverState
+from ..state import PerceiverState, as_arrays
+from .byte_context import ByteContext, ContextReader
 from .byte_state import ByteState
-from .bytes import ByteContext, ByteInput, ByteOutput
+from .bytes import ByteInput, ByteOutput
 from .local import check_local_window, local_sizes
 
 
@@ -57,6 +59,8 @@ class ByteLM(eqx.Module):
         ngrams: Sequence[int] = (),
         ngram_rows: int = 1 << 14,
         use_context: bool = False,
+        ask_context: bool = True,
+        context_patch: int = 1,
         recency: bool = True,
         own_step: bool = True,
         readout: str = "places",
@@ -78,7 +82,7 @@ class ByteLM(eqx.Module):
                 attention_dropout, token_dropout, remat: as in `CausalPerceiver`;
                 local layers compute their products again if `remat` is true.
             token_dim: channels of a byte on its way into the Perceiver; `None` for
-                `latent_dim / bytes_per_step`, but at least 32. Even for a context.
+                `latent_dim / bytes_per_step`, but at least 32.
             local_dim, local_heads: channels and heads of the local layers, and of what
                 is read of the latents; `None` for three quarters of `num_heads`, as
                 wide as those are.
@@ -94,6 +98,10 @@ class ByteLM(eqx.Module):
                 power of 2, and add them to what a byte is embedded as.
             use_context: whether a context of bytes can be given. Without one, such a
                 model works as if nothing stood in it.
+            ask_context: as in `CausalPerceiver`: the context is asked by content and by
+                place, and not only pooled.
+            context_patch: bytes of the context that make a token, at least 1: what is
+                kept and asked is less by as much, and finds only whole patches.
             dtype: what the model computes in: `"float32"`, `"bfloat16"`, `"float16"` or
                 `"float64"`, or JAX's own names of them. Parameters are float32 all the
                 same.
@@ -115,6 +123,7 @@ class ByteLM(eqx.Module):
             latent_dim=latent_dim,
             num_heads=num_heads,
             mlp_widening=mlp_widening,
+            context_patch=context_patch,
         )
         check_local_window(local_window)
         check_sizes(
@@ -138,8 +147,6 @@ class ByteLM(eqx.Module):
             latent_dim, num_heads, local_dim, local_heads
         )
         check_sizes(token_dim=token_dim)
-        if use_context:
-            check_multiples("for a context", 2, token_dim=token_dim)
         local = {
             "window": local_window,
             "conv_kernel": local_conv,
@@ -161,7 +168,11 @@ class ByteLM(eqx.Module):
             key=keys[0],
             **local,
         )
-        self.contexts = ByteContext(token_dim, key=keys[1]) if use_context else None
+        self.contexts = None
+        if use_context:
+            self.contexts = ByteContext(
+                context_patch, local_dim, latent_dim, key=keys[1]
+            )
         self.perceiver = CausalPerceiver(
             token_dim,
             local_dim,
@@ -174,7 +185,10 @@ class ByteLM(eqx.Module):
             query_dim=local_dim,
             query_heads=local_heads,
             latent_window=latent_window,
-            context_dim=token_dim if use_context else None,
+            context_dim=latent_dim if use_context else None,
+            ask_context=ask_context,
+            step_places=bytes_per_step,
+            token_places=context_patch,
             recency=recency,
             own_step=own_step,
             readout=readout,
@@ -209,6 +223,7 @@ class ByteLM(eqx.Module):
         tokens: Integer[Array, "steps {self.bytes_per_step}"],
         context: Integer[Array, " source"] | None = None,
         *,
+        context_length: Int[Array, ""] | int | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps {self.bytes_per_step} 256"]:
         """The logits of the given bytes, each from the context and the bytes before it.
@@ -217,6 +232,8 @@ class ByteLM(eqx.Module):
             tokens: bytes grouped by step, in any integer dtype. Values are taken to lie
                 in 0 to 255, and not checked.
             context: bytes that every step sees; the model needs `use_context=True`.
+            context_length: how many of its bytes are there, the first ones, in a batch
+                of contexts that are filled up; `None` for all.
             key: for dropout; `None` for none.
 
         Raises:
@@ -224,50 +241,83 @@ class ByteLM(eqx.Module):
                 without one.
             TypeError: for tokens that are not integers.
         """
-        embedded = None if context is None else self._embed_context(context)
-        perceiver = self.perceiver.keep_nothing(embedded, self.dtype)
-        state = self._state(perceiver, keep=False)
+        context_key, key = split_key(key)
+        state = self.keep_nothing(context, context_length, key=context_key)
         return self.advance_unchecked(state, tokens, key=key)[1]
+
+    def keep_nothing(
+        self,
+        context: Integer[Array, " source"] | None = None,
+        context_length: Int[Array, ""] | int | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> ByteState:
+        """The state before the first byte, without room for what comes after: for a
+        whole sequence, taken at once. Arguments as of a call."""
+        state = self._state(self.perceiver.keep_nothing(dtype=self.dtype), keep=False)
+        if context is not None:
+            state = self._read_context(state, context, context_length, key=key)
+        return state
 
     def init_state(
         self,
         context: Integer[Array, " source"] | None = None,
         max_steps: int | None = None,
+        *,
+        context_length: Int[Array, ""] | int | None = None,
+        max_context: int | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> ByteState:
         """The state before the first byte.
 
         Args:
-            context: bytes that every step sees; the model needs `use_context=True`.
+            context, context_length, key: as of a call. To a context that is filled up
+                no more can be added.
             max_steps: how many steps there will be at most; needed if `latent_window`
                 is `None`.
+            max_context: make room for a context of so many bytes, where it is asked, so
+                that the state keeps its shape; `None` to let it grow with every piece.
 
         Raises:
             ValueError: as `CausalPerceiver.init_state` does.
         """
-        perceiver = self.perceiver.init_state(max_steps=max_steps, dtype=self.dtype)
+        room = None
+        if max_context is not None and self.contexts is not None:
+            room = -(-max_context // self.contexts.patch)
+        perceiver = self.perceiver.init_state(
+            max_steps=max_steps, max_context=room, dtype=self.dtype
+        )
         state = self._state(perceiver, keep=True)
-        return state if context is None else self.add_context(state, context)
+        if context is not None:
+            state = self._read_context(state, context, context_length, key=key)
+        return as_arrays(state)
 
     def add_context(
         self, state: ByteState, context: Integer[Array, " source"]
     ) -> ByteState:
-        """Read the next piece of the context, of any length, which all steps that are
-        yet to come will see.
+        """Read the next piece of the context, which all steps that are yet to come will
+        see. It may have any length; only the last one may be no multiple of
+        `context_patch`.
 
         However a context is cut into pieces, they see the same.
 
         Raises:
-            ValueError: for a model built without a context.
+            ValueError: for a model built without a context, or a piece that is larger
+                than `max_context`.
+            RuntimeError: when run, if the context goes past `max_context`, or if the
+                last piece was no multiple of `context_patch`.
         """
-        embedded = self._embed_context(context, state.context_bytes)
-        return eqx.tree_at(
-            lambda s: (s.perceiver, s.context_bytes),
-            state,
-            (
-                self.perceiver.add_context(state.perceiver, embedded),
-                state.context_bytes + context.size,
-            ),
-        )
+        contexts = self._check_context(context)
+        start = state.context_bytes
+        if contexts.patch > 1:
+            start = eqx.error_if(
+                start,
+                start % contexts.patch > 0,
+                f"all pieces of a context but the last must be multiples of "
+                f"`context_patch` = {contexts.patch} bytes.",
+            )
+        state = replace(state, context_bytes=start)
+        return as_arrays(self._read_context(state, context))
 
     def advance(
         self,
@@ -318,6 +368,7 @@ class ByteLM(eqx.Module):
             outputs,
             features[-1],
             unfinished=jnp.full_like(state.unfinished, -1),
+            contexts=state.contexts,
             context_bytes=state.context_bytes,
         )
         return after, logits
@@ -375,23 +426,28 @@ class ByteLM(eqx.Module):
     def latents(
         self,
         features: Float[Array, "steps {self.bytes_per_step} local_dim"],
-        context: Integer[Array, " source"] | None = None,
+        state: ByteState,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "steps latents latent_dim"]:
         """The latents of a whole sequence, from features of its bytes that are one step
-        late: the middle of a call, for callers that take the rest piece by piece."""
-        embedded = None if context is None else self._embed_context(context)
-        return self.perceiver.latents(self.inputs.tokens(features), embedded, key=key)
+        late, and the state before it: the middle of a call, for callers that take the
+        rest piece by piece."""
+        tokens = self.inputs.tokens(features)
+        return self.perceiver.advance_latents(state.perceiver, tokens, key=key)[1]
 
     def _state(self, perceiver: PerceiverState, *, keep: bool) -> ByteState:
+        contexts = None
+        if self.contexts is not None:
+            contexts = self.inputs.init_state(self.dtype)
         return ByteState(
             perceiver,
             inputs=self.inputs.init_state(self.dtype, keep=keep),
             outputs=self.outputs.layers.init_state(self.dtype, keep=keep),
             features=self.inputs.before_all(self.dtype),
             unfinished=jnp.full((self.bytes_per_step,), -1, jnp.int32),
-            context_bytes=jnp.zeros((), jnp.int32),
+            contexts=contexts,
+            context_bytes=0,
         )
 
     def _check_tokens(self, tokens: Integer[Array, "steps bytes_per_step"]) -> None:
@@ -399,9 +455,7 @@ class ByteLM(eqx.Module):
         check_shape("tokens", tokens, "steps bytes_per_step", bytes_per_step=per_step)
         _check_integers("tokens", tokens)
 
-    def _embed_context(
-        self, context: Integer[Array, " source"], start: Int[Array, ""] | int = 0
-    ) -> Array:
+    def _check_context(self, context: Integer[Array, " source"]) -> ByteContext:
         if self.contexts is None:
             raise ValueError(
                 "`context` was given to a model built without one; build it with "
@@ -410,7 +464,36 @@ class ByteLM(eqx.Module):
         check_shape("context", context, "source")
         if not jnp.issubdtype(context.dtype, jnp.integer):
             raise TypeError(f"`context` must be integers, got {context.dtype}.")
-        return self.contexts(context.astype(jnp.int32), self.dtype, start)
+        return self.contexts
+
+    def _read_context(
+        self,
+        state: ByteState,
+        context: Integer[Array, " source"],
+        length: Int[Array, ""] | int | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> ByteState:
+        """The state with a piece of the context, of which so many bytes are there."""
+        contexts = self._check_context(context)
+        if context.size == 0 or state.contexts is None:
+            return state
+        length = context.size if length is None else length
+        reader = ContextReader(self.inputs, contexts, self.perceiver, self.dtype)
+        known, inputs = reader(
+            state.perceiver.context,
+            state.contexts,
+            state.context_bytes,
+            context,
+            length,
+            key=key,
+        )
+        return replace(
+            state,
+            perceiver=replace(state.perceiver, context=known),
+            contexts=inputs,
+            context_bytes=state.context_bytes + length,
+        )
 
 
 def _check_integers(name: str, symbols: Array) -> None:

@@ -20,6 +20,8 @@ class ByteState(State):
         features: of the bytes of the last finished step, which it is yet to see.
         unfinished: the bytes of the step after that, -1 for those yet to come; nothing
             else knows of them.
+        contexts: what is kept of the context's last bytes, for those to come; `None`
+            for a model without a context.
         context_bytes: how many bytes of the context were read.
     """
 
@@ -28,7 +30,8 @@ class ByteState(State):
     outputs: LocalState
     features: Float[Array, "bytes_per_step local_dim"]
     unfinished: Int[Array, " bytes_per_step"]
-    context_bytes: Int[Array, ""]
+    contexts: ByteInputState | None
+    context_bytes: Int[Array, ""] | int
 
     @property
     def inside(self) -> Int[Array, ""]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray, UInt8
 
 from ..checks import check_shape
 from ..layers import Embedding, Linear
-from ..positions import LearnedPositions, sinusoids
+from ..positions import LearnedPositions
 from ..state import State
 from .local import LocalLayers, LocalState
 from .ngrams import NOTHING, NgramEmbedding
@@ -132,6 +132,19 @@ class ByteInput(eqx.Module):
         places = self.positions.table.astype(dtype)
         return self._features(symbols.astype(jnp.int32), places, state, dtype, key)
 
+    def of_context(
+        self,
+        symbols: Integer[Array, " source"],
+        state: ByteInputState,
+        dtype: DTypeLike,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "source dim"], ByteInputState]:
+        """The features of the next bytes of a context: the same as of a sequence, but
+        that they have no place in a step. So what is read can be found in what was."""
+        no_place = jnp.zeros((1, self.begin.size), dtype)
+        return self._features(symbols.astype(jnp.int32), no_place, state, dtype, key)
+
     def next_byte(
         self,
         symbol: Int[Array, ""],
@@ -159,30 +172,6 @@ class ByteInput(eqx.Module):
             before = jnp.concatenate([before, flat])[flat.size :]
         x, layers = self.layers(x, state.layers, key=key)
         return x, ByteInputState(layers, before)
-
-
-class ByteContext(eqx.Module):
-    """A source of bytes of any length, as tokens that know their place in it."""
-
-    embedding: Embedding
-
-    def __init__(self, dim: int, *, key: PRNGKeyArray):
-        """
-        Args:
-            dim: channels of a token, even.
-        """
-        self.embedding = Embedding(NUM_BYTES, dim, key=key)
-
-    def __call__(
-        self,
-        symbols: Integer[Array, " source"],
-        dtype: DTypeLike,
-        start: Int[Array, ""] | int = 0,
-    ) -> Float[Array, "source dim"]:
-        """Tokens of a piece of the source, whose first byte has the place `start`."""
-        tokens = self.embedding(symbols, dtype)
-        places = sinusoids(start + jnp.arange(symbols.size), tokens.shape[-1])
-        return tokens + places.astype(tokens.dtype)
 
 
 class ByteOutput(eqx.Module):

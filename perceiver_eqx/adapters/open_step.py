@@ -79,5 +79,6 @@ def end_step(state: ByteState, step: OpenStep) -> ByteState:
         step.outputs,
         step.features,
         unfinished=jnp.full_like(state.unfinished, -1),
+        contexts=state.contexts,
         context_bytes=state.context_bytes,
     )

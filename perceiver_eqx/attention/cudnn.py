@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from .masks import DenseMask, KeyMask, Mask, StepMask
 from .parts import StepSizes, attend_mask, attend_steps
@@ -38,6 +38,9 @@ def cudnn_attend(
 ) -> Float[Array, "q_len heads head_dim"]:
     """Attention by cuDNN, for what `cudnn_refusal` does not refuse."""
     if isinstance(mask, StepMask):
+        if _sees_first(mask):
+            count = (mask.query_start + 1) * mask.keys_per_step
+            return _attend_first(query, key, value, jnp.asarray(count))
         return attend_mask(query, key, value, mask, CudnnKernel())
     if isinstance(mask, KeyMask):
         return _attend_some(query, key, value, mask.allowed)
@@ -66,7 +69,7 @@ def cudnn_refusal(query, key, value, mask: Mask, dropout: float) -> str | None:
             return "the mask must have its `key_start` at 0"
         start = mask.query_start
         steps = start + mask.query_steps if isinstance(start, int) else mask.key_steps
-        if steps > MOST_STEPS * mask.query_steps:
+        if steps > MOST_STEPS * mask.query_steps and not _sees_first(mask):
             return (
                 f"the queries must stand at 1 in {MOST_STEPS} of the key steps at "
                 f"least, got {mask.query_steps} steps of {steps}"
@@ -171,8 +174,18 @@ def _attend_all(query, key, value) -> Array:
 def _attend_some(query, key, value, allowed: Bool[Array, " kv_len"]) -> Array:
     """Attention to the allowed keys: their order is free, so they are put first."""
     order = jnp.argsort(~allowed, stable=True)
-    count = allowed.sum(dtype=jnp.int32)
-    arrays = _even_rows(query, key[order], value[order])
+    return _attend_first(query, key[order], value[order], allowed.sum())
+
+
+def _sees_first(mask: StepMask) -> bool:
+    """Whether all rows see the first so many columns, and no other."""
+    return mask.query_steps == 1 and mask.window is None
+
+
+def _attend_first(query, key, value, count: Int[Array, ""]) -> Array:
+    """Attention to the first keys, so many of them."""
+    count = count.astype(jnp.int32)
+    arrays = _even_rows(query, key, value)
     out = _attend(*arrays, key_value_seq_lengths=jnp.maximum(count, 1)[None])
     return jnp.where(count > 0, out[: query.shape[0]], 0)
 

@@ -109,7 +109,12 @@ def test_a_mask_of_another_size_is_refused_before_any_kernel_is_chosen():
             0.0,
             "have its `key_start` at 0",
         ),
-        (StepMask(1, 9, 8, 8, None, 8), "bfloat16", 0.0, "at 1 in 8 of the key steps"),
+        (
+            StepMask(2, 17, 4, 8, None, 15),
+            "bfloat16",
+            0.0,
+            "at 1 in 8 of the key steps",
+        ),
         (None, "bfloat16", 0.1, "it has no dropout"),
     ],
 )

@@ -1,0 +1,127 @@
+"""A context of bytes: its tokens, and how a source of any length is read."""
+
+from dataclasses import dataclass, replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax import lax
+from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
+
+from ..context import Context
+from ..layers import Linear
+from ..model import CausalPerceiver
+from ..positions import sinusoids
+from .bytes import ByteInput, ByteInputState
+
+
+# A longer context is read in pieces of so many bytes, and again in the backward pass:
+# then the memory is that of one piece, and of what is kept of all.
+CONTEXT_PIECE = 1 << 16
+
+
+class ByteContext(eqx.Module):
+    """The features of a source's bytes as tokens that know their place in it."""
+
+    tokens: Linear
+    patch: int = eqx.field(static=True)
+
+    def __init__(self, patch: int, dim: int, token_dim: int, *, key: PRNGKeyArray):
+        """
+        Args:
+            patch: bytes that make a token.
+            dim: channels of a feature.
+            token_dim: channels of a token, even.
+        """
+        self.tokens = Linear(patch * dim, token_dim, key=key)
+        self.patch = patch
+
+    @jax.named_scope("pqx.byte_context")
+    def __call__(
+        self,
+        features: Float[Array, "source dim"],
+        start: Int[Array, ""] | int,
+        length: Int[Array, ""] | int,
+    ) -> Float[Array, "tokens token_dim"]:
+        """
+        Args:
+            features: of the next bytes, of which the first `length` are there. The last
+                token is filled up.
+            start: the place of the first of them.
+        """
+        there = jnp.arange(features.shape[0]) < length
+        x = jnp.where(there[:, None], features, 0)
+        x = jnp.pad(x, ((0, -x.shape[0] % self.patch), (0, 0)))
+        tokens = self.tokens(x.reshape(-1, self.patch * x.shape[-1]))
+        places = start + self.patch * jnp.arange(tokens.shape[0])
+        return tokens + sinusoids(places, tokens.shape[-1]).astype(tokens.dtype)
+
+
+@dataclass(frozen=True)
+class ContextReader:
+    """The parts of a model that read a context.
+
+    Attributes:
+        inputs: makes features of bytes.
+        contexts: makes tokens of them.
+        perceiver: sees the tokens.
+        dtype: what all compute in.
+    """
+
+    inputs: ByteInput
+    contexts: ByteContext
+    perceiver: CausalPerceiver
+    dtype: DTypeLike
+
+    def __call__(
+        self,
+        known: Context,
+        state: ByteInputState,
+        start: Int[Array, ""] | int,
+        context: Integer[Array, " source"],
+        length: Int[Array, ""] | int,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Context, ByteInputState]:
+        """Read the next piece, of any length.
+
+        Args:
+            known: what is known of the context so far.
+            state: what the features of its next bytes need of the last ones.
+            start: how many bytes were read.
+            context: the piece, of which the first `length` bytes are there.
+            key: for dropout; `None` for none.
+        """
+        patch, size, memory = self.contexts.patch, context.size, known.memory
+        carry = state, replace(known, memory=None), start
+        piece = max(CONTEXT_PIECE // patch, 1) * patch
+        whole, found = size // piece if size > piece else 0, []
+        if whole:
+            of_pieces = (
+                context[: whole * piece].reshape(whole, piece),
+                jnp.clip(length - piece * jnp.arange(whole), 0, piece),
+                None if key is None else jr.split(key, whole),
+            )
+            carry, more = lax.scan(jax.checkpoint(self._read), carry, of_pieces)
+            found.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), more))
+        if whole * piece < size:
+            left = length - whole * piece
+            left = left if isinstance(left, int) else jnp.maximum(left, 0)
+            carry, more = self._read(carry, (context[whole * piece :], left, key))
+            found.append(more)
+        if memory is not None:
+            keys, values = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
+            memory = memory.extend(keys, values, -(-length // patch))
+        state, known, _ = carry
+        return replace(known, memory=memory), state
+
+    def _read(self, carry, of_piece):
+        state, known, start = carry
+        symbols, length, key = of_piece
+        features, state = self.inputs.of_context(symbols, state, self.dtype, key=key)
+        tokens, patch = self.contexts(features, start, length), self.contexts.patch
+        known, more = self.perceiver.read_context(
+            known, tokens, start // patch, -(-length // patch)
+        )
+        return (state, known, start + symbols.size), more

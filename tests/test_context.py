@@ -1,0 +1,170 @@
+"""The context as it is asked: padding, pieces, room, places, and what finds what."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from perceiver_eqx.adapters import byte_context
+from perceiver_eqx.context import Ask, Remember, questions
+from tests.helpers import assert_close, assert_gradients_close, relative_error
+from tests.models import TOKENS, byte_lm, perceiver, perceiver_inputs
+from tests.strategies import seeds
+
+
+LENGTH, PATCH = 12, 2
+
+
+@eqx.filter_jit
+def run(model, tokens, context, length=None):
+    return model(tokens, context, context_length=length)
+
+
+@eqx.filter_jit
+def run_from(model, state, tokens):
+    return model.advance(state, tokens)[1]
+
+
+@eqx.filter_jit
+def read(model, pieces, room):
+    state = model.init_state(max_context=room)
+    for piece in pieces:
+        state = model.add_context(state, piece)
+    return state
+
+
+def data_of(seed: int):
+    tokens, source = jr.split(jr.key(seed))
+    tokens = jr.randint(tokens, (3, TOKENS), 0, 256)
+    return tokens, jr.randint(source, (LENGTH,), 0, 256)
+
+
+@settings(max_examples=10)
+@example(0, 0, 1)
+@given(seeds, st.sampled_from([0, 1, 5, 8, LENGTH]), st.sampled_from([1, PATCH]))
+def test_what_fills_up_a_context_changes_nothing(seed, length, patch):
+    model = byte_lm(3, True, context_patch=patch)
+    tokens, source = data_of(seed)
+    expected = run(model, tokens, source[:length])
+    assert_close(run(model, tokens, source, jnp.asarray(length)), expected)
+    other = source.at[length:].add(1)
+    assert np.array_equal(
+        run(model, tokens, source, jnp.asarray(length)),
+        run(model, tokens, other, jnp.asarray(length)),
+    )
+
+
+@settings(max_examples=6)
+@given(
+    seeds,
+    st.lists(st.sampled_from([2, 4, 8, 10]), unique=True, max_size=3),
+    st.sampled_from([None, LENGTH, LENGTH + 3]),
+)
+def test_pieces_are_asked_as_the_whole_is(seed, cuts, room):
+    model = byte_lm(3, True, context_patch=PATCH)
+    tokens, source = data_of(seed)
+    state = read(model, np.split(source, sorted(cuts)), room)
+    assert_close(run_from(model, state, tokens), run(model, tokens, source))
+
+
+def test_a_long_context_is_read_in_pieces_and_again_backwards(monkeypatch):
+    """Of the pieces, one is filled up and one is all filling."""
+    model = byte_lm(3, True, context_patch=PATCH, num_layers=1)
+    tokens, source = data_of(0)
+
+    def value_and_gradients():
+        @eqx.filter_jit
+        @eqx.filter_value_and_grad
+        def loss(model):
+            return jnp.sum(model(tokens, source, context_length=5) ** 2)
+
+        return loss(model)
+
+    expected = value_and_gradients()
+    monkeypatch.setattr(byte_context, "CONTEXT_PIECE", 5)
+    found = value_and_gradients()
+    assert_close(found[0], expected[0])
+    assert_gradients_close(found[1], expected[1])
+
+
+def test_a_context_without_room_is_an_error_and_not_an_overwrite():
+    model = byte_lm(3, True)
+    _, source = data_of(0)
+    state = model.init_state(source[:8], max_context=LENGTH - 1)
+    with pytest.raises(RuntimeError, match="larger `max_context`"):
+        jax.block_until_ready(model.add_context(state, source[8:]))
+    with pytest.raises(ValueError, match="room among 11 tokens, got 12"):
+        model.add_context(state, source)
+
+
+def test_a_piece_after_a_broken_patch_is_refused():
+    model = byte_lm(3, True, context_patch=PATCH)
+    _, source = data_of(0)
+    state = model.init_state(source[:3])
+    with pytest.raises(RuntimeError, match="multiples of `context_patch` = 2"):
+        jax.block_until_ready(model.add_context(state, source[3:]))
+
+
+def test_a_memory_with_room_keeps_its_shape():
+    model = byte_lm(3, True)
+    _, source = data_of(0)
+    states = [read(model, [source[:n]], LENGTH) for n in (0, 4, LENGTH)]
+    assert len({state.num_bytes() for state in states}) == 1
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_whether_a_context_is_asked(asks):
+    """By far the most of what a step can tell apart in a context it asks for."""
+    model = perceiver(3, True, ask_context=asks)
+    assert (model.remember is not None) == asks
+    assert (model.processor.blocks.ask is not None) == asks
+    inputs, source = perceiver_inputs(0)
+    state = model.init_state(source)
+    kept = state.context.memory
+    assert (kept is not None and kept.capacity == len(source)) == asks
+    found = eqx.filter_jit(model)(inputs, source)
+    assert relative_error(found, eqx.filter_jit(model)(inputs, None)) > 1e-3
+
+
+def found_at(query_places, memory_steps: int) -> list[int]:
+    """Which token each of some steps attends the most, if queries and keys are nothing
+    but their places, turned as `query_places` says."""
+    remember = Remember(4, 256, 1, key=jr.key(0))
+    asks = Ask(256, 1, key=jr.key(0))
+    # Keys are sines and cosines of their places; queries of one of the two counts.
+    zero = jnp.zeros_like
+    remember = eqx.tree_at(
+        lambda r: (r.key.weight, r.place.weight),
+        remember,
+        (zero(remember.key.weight), jnp.eye(128, 256)),
+    )
+    asks = eqx.tree_at(
+        lambda a: (a.query.weight, a.place.weight),
+        asks,
+        (zero(asks.query.weight), 64 * query_places),
+    )
+    tokens = jnp.zeros((memory_steps, 4))
+    memory = remember.empty(0, jnp.float32, grows=True)
+    (keys, _), _ = remember(tokens, 0, remember.nothing_before(jnp.float32))
+    memory = memory.extend(keys, keys, memory_steps)
+    asked = questions(memory, 0, 5, step_places=1, token_places=1, dtype=jnp.float32)
+    told = asks.place(asked.places) @ keys[:, 0].T
+    return np.argmax(told, axis=1).tolist()
+
+
+@pytest.mark.parametrize("length", [9, 70, 1000])
+def test_a_step_can_read_on_from_either_end_at_any_length(length):
+    from_start = jnp.concatenate([jnp.eye(128, 256), jnp.zeros((128, 256))])
+    from_end = jnp.concatenate([jnp.zeros((128, 256)), jnp.eye(128, 256)])
+    assert found_at(from_start, length) == [0, 1, 2, 3, 4]
+    last = length - 1
+    assert found_at(from_end, length) == [last, last, last - 1, last - 2, last - 3]
+
+
+def test_keys_are_behind_their_values_by_none_up_to_a_step():
+    behind = [Remember(4, 8, h, most_behind=8, key=jr.key(0)).behind for h in (1, 2, 8)]
+    assert behind == [(8,), (0, 8), (0, 2, 3, 4, 5, 6, 7, 8)]
