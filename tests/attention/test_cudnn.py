@@ -25,6 +25,8 @@ MASKS = {
     "few inputs": StepMask(70, 70, 8, 3, 9),
     "past": StepMask(100, 130, 4, 4, 31, 30),
     "much past": StepMask(25, 130, 4, 4, 106, 105),
+    "first keys": StepMask(1, 75, 201, 4, None, jnp.array(61)),
+    "no keys yet": StepMask(1, 75, 201, 4, None, jnp.array(-1)),
     "empty places": StepMask(100, 130, 4, 4, 31, jnp.array(11)),
     "keys": jnp.arange(300)[None] % 3 > 0,
     "any": jnp.asarray(np.random.default_rng(0).random((201, 300)) < 0.2),
@@ -85,6 +87,24 @@ def test_batches_of_batches_in_a_scan_with_checkpoints_are_as_one_by_one():
     found = jax.jit(jax.vmap(jax.vmap(gradient)))(*batch)
     for one in np.ndindex(2, 3):
         expected = gradient(*(x[one] for x in batch))
+        for x, y in zip(found, expected, strict=True):
+            assert relative_error(x[one], y) <= 2e-3
+
+
+@on_gpu
+def test_batches_with_different_numbers_of_keys_are_as_one_by_one():
+    query, key = (
+        jnp.asarray(normals(seed, 3, 40, 2, 64), "bfloat16") for seed in (0, 1)
+    )
+
+    def loss(query, key, count):
+        mask = StepMask(1, 40, 40, 1, None, count - 1)
+        return jnp.sum(attend(query, key, key, mask, engine="cudnn") ** 2)
+
+    gradient, counts = jax.grad(loss, (0, 1)), jnp.array([0, 17, 40])
+    found = jax.jit(jax.vmap(gradient))(query, key, counts)
+    for one, count in enumerate(counts):
+        expected = gradient(query[one], key[one], count)
         for x, y in zip(found, expected, strict=True):
             assert relative_error(x[one], y) <= 2e-3
 
