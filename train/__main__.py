@@ -18,6 +18,7 @@ from perceiver_eqx.pretrained.native import load
 from . import configs
 from .compress import compress, decompress
 from .config import SampleConfig, TrainConfig
+from .data.pairs import END
 from .data.stream import open_all, open_split
 from .data.windows import validation_batches
 from .evaluate import evaluate
@@ -51,6 +52,9 @@ class SampleOptions(SampleConfig):
     """Weakens the bytes among the last 64; 1 for none."""
     stop: tuple[str, ...] = ()
     """Texts before which to end."""
+    context: str | None = None
+    """For a model of pairs, the source; it ends by itself, and begins with nothing if
+    no prompt is given."""
     seed: int = 0
     """The same seed gives the same bytes."""
 
@@ -161,16 +165,23 @@ def _byte_lm(path: Path) -> ByteLM:
 def _sample(words: list[str]) -> None:
     options = _parse(SampleOptions, "sample", words)
     model, output = _byte_lm(options.model), sys.stdout.buffer
-    prompt = options.prompt.encode()
+    prompt, stop = options.prompt.encode(), [text.encode() for text in options.stop]
     if options.prompt == "-":
         prompt = sys.stdin.buffer.read()
+    given = {}
+    if options.context is not None:
+        if prompt == SampleOptions().prompt.encode():
+            prompt = b""
+        given["context"] = options.context.encode()
+        stop.append(END)
     try:
         pieces = stream(
             model,
             prompt,
             options.num_bytes,
             **options.rules(),
-            stop=[text.encode() for text in options.stop],
+            stop=stop,
+            **given,
             key=jr.key(options.seed),
         )
         for piece in chain([prompt], pieces):

@@ -48,6 +48,12 @@ class ModelConfig:
     """Of how many of the last bytes together to look up a vector."""
     ngram_rows: int = 8192
     """Rows of each table of such vectors, a power of 2."""
+    use_context: bool = False
+    """Take a context, which every step sees: the sources of pairs."""
+    ask_context: bool = True
+    """Let latents ask the context, by content and by place, and not only pool it."""
+    context_patch: int = 1
+    """Bytes of the context that make a token."""
     recency: bool = True
     """Learn how fast inputs lose weight with age."""
     own_step: bool = True
@@ -71,7 +77,7 @@ class ModelConfig:
 
     def __post_init__(self):
         _at_least(1, self, "bytes_per_step", "num_latents", "latent_dim", "num_layers")
-        _at_least(1, self, "num_heads", "mlp_widening")
+        _at_least(1, self, "num_heads", "mlp_widening", "context_patch")
         _at_least(0, self, "local_conv", "input_layers", "output_layers")
         if self.ngrams:
             check_ngrams(self.ngrams, self.ngram_rows)
@@ -89,19 +95,25 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The data: any file or folder of files, as bytes."""
+    """The data: any file or folder of files, as bytes; or a file of pairs."""
 
+    kind: Literal["bytes", "pairs"] = "bytes"
+    """Bytes to go on with, or pairs of a source and the target to make of it: a .tsv
+    with a tab between them, or a .jsonl with the texts source and target."""
     path: Path | None = None
     """A file or a folder; None for the Python standard library's own sources."""
     window_bytes: int = 1024
-    """Length of a training sequence, a multiple of bytes-per-step."""
+    """Length of a training sequence, a multiple of bytes-per-step; of pairs, room for a
+    target and the byte 0 that ends it."""
+    context_bytes: int = 1024
+    """Room for the source of a pair."""
     validation_fraction: float = 0.05
     """Share of the content that is held out."""
     validation_bytes: int = 262_144
     """How much of the held-out content an evaluation reads, at most."""
 
     def __post_init__(self):
-        _at_least(1, self, "window_bytes")
+        _at_least(1, self, "window_bytes", "context_bytes")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 "`validation_fraction` must lie in (0, 1), got "
@@ -227,6 +239,11 @@ class TrainConfig:
             raise ValueError(
                 f"`window_bytes` must be a multiple of `bytes_per_step` = {per_step}, "
                 f"got {window}; the nearest below is {window - window % per_step}."
+            )
+        if (self.data.kind == "pairs") != self.model.use_context:
+            raise ValueError(
+                "`use_context` must be on for pairs, whose sources are contexts, and "
+                f"off for bytes, got {self.model.use_context} for {self.data.kind!r}."
             )
         if self.batch_size % self.micro_batches:
             raise ValueError(

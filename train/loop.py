@@ -1,11 +1,10 @@
 """The training loop: data in, steps out, and a checkpoint to go on from."""
 
-import contextlib
 import errno
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,18 @@ from .config import (
     check_resumable,
     to_json,
 )
-from .data.stream import open_split
-from .data.windows import training_batches, validation_batches
+from .data.pairs import END, Pair
+from .data.source import open_source
 from .evaluate import evaluate
 from .loss import Loss, batch_bits
 from .metrics import MetricsLog, plot_losses, read_metrics
 from .optim import adamw, muon
 from .report import Reporter
 from .step import TrainState, init_train_state, train_step
+
+
+# Pairs of which samples are shown.
+SAMPLED = 3
 
 
 def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> ByteLM:
@@ -60,12 +63,10 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         FileNotFoundError: there is nothing at the data's path.
     """
     _make_folder(config.out)
-    stream, held_out, fingerprint = open_split(
-        config.data.path, config.data.validation_fraction
-    )
+    source = open_source(config)
     record = {
         "config": to_json(config),
-        "data": fingerprint,
+        "data": source.fingerprint,
         "versions": _versions(),
     }
     schedule = _schedule(config.optim, config.steps)
@@ -85,8 +86,8 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
     params = jax.tree.leaves(eqx.filter(state.model, eqx.is_array))
     report(
         f"{sum(x.size for x in params):,} parameters on "
-        f"{jax.devices()[0].device_kind}, {len(stream):,} bytes to train on, "
-        f"{len(held_out):,} held out; the first step compiles for a while"
+        f"{jax.devices()[0].device_kind}, {source.description}; the first step "
+        "compiles for a while"
     )
     report(
         f"the run is in {config.out}, saved every {config.save_every} steps; started "
@@ -96,13 +97,8 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
     loss_fn = partial(batch_bits, chunk_steps=config.chunk_steps)
     take_step = _jit_step(state, loss_fn, optim, config.micro_batches)
     eval_bits = eqx.filter_jit(lambda model, batch: loss_fn(model, batch, None))
-    sizes = {
-        "window_bytes": config.data.window_bytes,
-        "batch_size": config.batch_size,
-    }
-    batches = training_batches(stream, **sizes, seed=config.seed, start=start)
     with (
-        contextlib.closing(batches),
+        source.training(start) as batches,
         MetricsLog(
             config.out, resume_step=resumed, tensorboard=config.tensorboard
         ) as log,
@@ -130,13 +126,16 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
             waiting = None
             with reporter.paused():
                 if validates:
-                    windows = validation_batches(
-                        held_out, **sizes, max_bytes=config.data.validation_bytes
+                    held_out = source.validation()
+                    reporter.validation(
+                        step, evaluate(state.model, held_out, eval_bits)
                     )
-                    reporter.validation(step, evaluate(state.model, windows, eval_bits))
                 if samples:
                     key = jr.fold_in(sample_key, step)
-                    reporter.sample(step, sample_text(state.model, config.sample, key))
+                    text = sample_text(
+                        state.model, config.sample, key, source.held_out[:SAMPLED]
+                    )
+                    reporter.sample(step, text)
                 if saves:
                     checkpoint.save(folder, step, state, record)
 
@@ -162,11 +161,28 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def sample_text(model: ByteLM, sample: SampleConfig, key: PRNGKeyArray) -> str:
-    """The prompt and what the model adds to it, as text."""
-    prompt = sample.prompt.encode()
-    added = generate(model, prompt, sample.num_bytes, **sample.rules(), key=key)
-    return (prompt + np.asarray(added).tobytes()).decode(errors="replace")
+def sample_text(
+    model: ByteLM, sample: SampleConfig, key: PRNGKeyArray, pairs: Sequence[Pair] = ()
+) -> str:
+    """The prompt and what the model adds to it, as text; or the sources of pairs, their
+    targets, and what the model makes of them."""
+
+    def shown(*parts: bytes) -> str:
+        return b"".join(parts).decode(errors="replace")
+
+    def generated(prompt: bytes, **options) -> bytes:
+        rules = sample.rules()
+        added = generate(model, prompt, sample.num_bytes, **rules, key=key, **options)
+        return np.asarray(added).tobytes()
+
+    if not pairs:
+        prompt = sample.prompt.encode()
+        return shown(prompt, generated(prompt))
+    found = [generated(b"", context=pair.source, stop=END) for pair in pairs]
+    return "\n".join(
+        f"{shown(pair.source)}\n  given {shown(pair.target)}\n  made  {shown(made)}"
+        for pair, made in zip(pairs, found, strict=True)
+    )
 
 
 def _schedule(optim: OptimConfig, steps: int) -> optax.Schedule:

@@ -32,6 +32,9 @@ class MetricsLog:
         tensorboard: whether to write the records for TensorBoard too, in
             `folder / "tensorboard"`.
 
+    Attributes:
+        last: the last record that was there; empty if there was none.
+
     Raises:
         ValueError: the file to resume has a damaged line before its last.
     """
@@ -49,6 +52,7 @@ class MetricsLog:
         draft.write_text("".join(map(_line, kept)), encoding="utf-8")
         os.replace(draft, path)
         self._file = path.open("a", encoding="utf-8")
+        self.last: Record = kept[-1] if kept else {}
         self._board = None
         if tensorboard:
             from tensorboardX import SummaryWriter

@@ -39,16 +39,19 @@ class Reporter:
         self._first_step = first_step
         self._report = report
         self._begin = time.perf_counter()
+        self._bytes_seen = int(log.last.get("bytes_seen", 0))
         # When each of the last steps was seen to be done, and its bytes.
         self._done = deque([(self._begin, 0)], maxlen=config.log_every + 1)
 
     def step(self, step: int, metrics: dict[str, Array]) -> None:
         """Records a training step; waits for its metrics."""
+        num_bytes = int(metrics["num_bytes"])
+        self._bytes_seen += num_bytes
         numbers = {
             "bits_per_byte": float(metrics["bits_per_byte"]),
             "learning_rate": float(np.asarray(self._schedule(step - 1))),
             "gradient_norm": float(metrics["gradient_norm"]),
-            "bytes_per_second": self._bytes_per_second(int(metrics["num_bytes"])),
+            "bytes_per_second": self._bytes_per_second(num_bytes),
             "memory_bytes": memory_bytes(),
         }
         self._write(step, "train", **numbers)
@@ -84,11 +87,8 @@ class Reporter:
         self._done = deque(later, maxlen=self._done.maxlen)
 
     def _write(self, step: int, kind: str, **values) -> None:
-        config = self._config
-        bytes_seen = step * config.batch_size * config.data.window_bytes
-        self._log.write(
-            {"step": step, "kind": kind, **values, "bytes_seen": bytes_seen}
-        )
+        seen = {"bytes_seen": self._bytes_seen}
+        self._log.write({"step": step, "kind": kind, **values, **seen})
 
     def _bytes_per_second(self, num_bytes: int) -> float:
         """Over the last `log_every` steps: single ones are seen too irregularly."""

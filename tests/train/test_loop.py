@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from train.__main__ import main
+from train.config import DataConfig
 from train.configs import load
 from train.loop import train
 from train.metrics import read_metrics
@@ -154,3 +156,41 @@ def test_evaluate_prints_the_last_validation(unbroken, capsys):
     printed = capsys.readouterr().out
     last = [r for r in numbers(config.out) if r["kind"] == "validation"][-1]
     assert abs(float(printed.split()[0]) - last["bits_per_byte"]) < 1e-3
+
+
+def test_pairs_are_learned_and_sampled_by_their_source(tmp_path, capsys):
+    """To write a word backwards."""
+    words = [f"{n * n % 97:02d}-{n:03d}" for n in range(60)]
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"{word}\t{word[::-1]}\n" for word in words))
+    smoke = load("smoke")
+
+    config = dataclasses.replace(
+        smoke,
+        model=dataclasses.replace(smoke.model, use_context=True),
+        data=DataConfig("pairs", path, window_bytes=16, context_bytes=8),
+        batch_size=8,
+        out=tmp_path / "run",
+    )
+    lines = []
+    train(config, report=lines.append)
+    printed = "\n".join(lines)
+    (count,) = re.findall(r"(\d+) pairs to train on", printed)
+    assert "\n  given " in printed
+    records = numbers(config.out)
+    trained = [r for r in records if r["kind"] == "train"]
+    assert trained[0]["bits_per_byte"] > 7.5 > 6.5 > trained[-1]["bits_per_byte"]
+    epoch = -(-int(count) // config.batch_size)
+    assert trained[epoch - 1]["bytes_seen"] == 7 * int(count)
+    model = str(config.out / "model.safetensors")
+    main(["sample", "--model", model, "--context", "12-345", "--temperature", "0"])
+    assert not capsys.readouterr().out.startswith("def ")
+
+
+def test_a_context_is_for_pairs_and_for_nothing_else():
+    smoke = load("smoke")
+    pairs = dataclasses.replace(smoke.data, kind="pairs")
+    model = dataclasses.replace(smoke.model, use_context=True)
+    for change in ({"data": pairs}, {"model": model}):
+        with pytest.raises(ValueError, match="`use_context` must be on for pairs"):
+            dataclasses.replace(smoke, **change)

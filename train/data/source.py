@@ -1,0 +1,88 @@
+"""Whatever a run is trained on, as the loop takes it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from functools import partial
+from typing import NamedTuple
+
+from ..config import DataConfig, TrainConfig
+from .examples import Examples, training_pairs, validation_pairs
+from .pairs import Pair, fingerprint_of_pairs, read_pairs, split_pairs
+from .stream import open_split
+from .windows import Batch, training_batches, validation_batches
+
+
+class Source(NamedTuple):
+    """Data, in two parts.
+
+    Attributes:
+        description: of both, for the person who watches.
+        fingerprint: their name, by their content.
+        training: batches without end from the batch of a number on, to be closed.
+        validation: batches of what is held out, each once.
+        held_out: pairs that are held out; none of plain bytes.
+    """
+
+    description: str
+    fingerprint: str
+    training: Callable[[int], AbstractContextManager[Iterator[Batch]]]
+    validation: Callable[[], Iterator[Batch]]
+    held_out: list[Pair]
+
+
+def open_source(config: TrainConfig) -> Source:
+    """The data of a run.
+
+    Raises:
+        FileNotFoundError, ValueError: there is nothing at its path, or nothing that can
+            be used.
+    """
+    data = config.data
+    return _pairs(config, data) if data.kind == "pairs" else _bytes(config, data)
+
+
+def _bytes(config: TrainConfig, data: DataConfig) -> Source:
+    stream, held_out, fingerprint = open_split(data.path, data.validation_fraction)
+    sizes = {"window_bytes": data.window_bytes, "batch_size": config.batch_size}
+    validation = partial(
+        validation_batches, held_out, **sizes, max_bytes=data.validation_bytes
+    )
+    return Source(
+        f"{len(stream):,} bytes to train on, {len(held_out):,} held out",
+        fingerprint,
+        lambda start: closing(
+            training_batches(stream, **sizes, seed=config.seed, start=start)
+        ),
+        validation,
+        [],
+    )
+
+
+def _pairs(config: TrainConfig, data: DataConfig) -> Source:
+    if data.path is None:
+        raise ValueError("`data.path` must name a file of pairs, got None.")
+    pairs = read_pairs(data.path)
+    train, held_out = split_pairs(pairs, data.validation_fraction)
+    sizes = {
+        "window_bytes": data.window_bytes,
+        "context_bytes": data.context_bytes,
+        "per_step": config.model.bytes_per_step,
+    }
+    examples, batch_size = Examples(train, **sizes), config.batch_size
+    validation = partial(
+        validation_pairs,
+        Examples(held_out, **sizes),
+        batch_size=batch_size,
+        max_bytes=data.validation_bytes,
+    )
+    return Source(
+        f"{len(train):,} pairs to train on, {len(held_out):,} held out",
+        fingerprint_of_pairs([*train, *held_out]),
+        lambda start: closing(
+            training_pairs(
+                examples, batch_size=batch_size, seed=config.seed, start=start
+            )
+        ),
+        validation,
+        held_out,
+    )
