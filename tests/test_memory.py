@@ -14,3 +14,11 @@ def test_prefix_attend_grows_linearly_up_to_a_million_tokens():
 def test_a_finite_window_trains_any_length_in_constant_memory():
     short, long = train_step_bytes(2**16), train_step_bytes(2**20)
     assert abs(long / short - 1) < 0.1
+
+
+def test_a_context_is_held_once_whatever_the_length_of_what_asks_it():
+    """And is read in pieces: what more of both needs is the keys and values
+    of the context."""
+    short = train_step_bytes(2**14, context_bytes=2**17)
+    long = train_step_bytes(2**16, context_bytes=2**18)
+    assert abs(long / short - 1) < 0.1

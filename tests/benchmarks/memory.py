@@ -36,9 +36,14 @@ def prefix_attend_bytes(
 
 
 def train_step_bytes(
-    num_bytes: int, *, latent_window: int | None = 8, chunk_steps: int = 256
+    num_bytes: int,
+    *,
+    latent_window: int | None = 8,
+    chunk_steps: int = 256,
+    context_bytes: int = 0,
 ) -> int:
-    """Temporaries of an optimizer step of a small `ByteLM` on one sequence."""
+    """Temporaries of an optimizer step of a small `ByteLM` on one sequence, and on a
+    context that is asked by tokens of a step's size."""
     optim = optax.adamw(1e-3)
     model = eqx.filter_eval_shape(
         lambda key: ByteLM(
@@ -50,6 +55,8 @@ def train_step_bytes(
             latent_window=latent_window,
             local_window=64,  # bytes, as far as a window of 8 steps
             readout="queries",  # as when these figures were first taken
+            use_context=context_bytes > 0,
+            context_patch=8,
             key=key,
         ),
         jr.key(0),
@@ -62,6 +69,9 @@ def train_step_bytes(
         "bytes": jax.ShapeDtypeStruct((1, num_bytes), jnp.uint8),
         "length": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
+    if context_bytes:
+        context = jax.ShapeDtypeStruct((1, context_bytes), jnp.uint8)
+        batch |= {"context": context, "context_length": batch["length"]}
     loss_fn = partial(batch_bits, chunk_steps=chunk_steps)
 
     def step(arrays, batch, key):
