@@ -147,9 +147,8 @@ class CausalPerceiver(eqx.Module):
             token_dropout=token_dropout,
         )
         encoder_key, processor_key, decoder_key = jr.split(key, 3)
-        asks = ask_context and context_dim is not None
         self.remember = None
-        if asks and context_dim is not None:
+        if ask_context and context_dim is not None:
             self.remember = Remember(
                 context_dim,
                 latent_dim,
@@ -185,7 +184,7 @@ class CausalPerceiver(eqx.Module):
             qk_norm=qk_norm,
             dropout=dropout,
             attention_dropout=attention_dropout,
-            asks=asks,
+            asks=self.remember is not None,
             key=processor_key,
         )
         self.step_places = step_places
@@ -273,7 +272,7 @@ class CausalPerceiver(eqx.Module):
                 than `max_context`.
             RuntimeError: when run, if the context goes past `max_context`.
         """
-        if context.shape[0] == 0:
+        if context.shape[0] == 0 and self.encoder.context_norm is not None:
             return state
         memory = state.context.memory
         first = 0 if memory is None else memory.count
