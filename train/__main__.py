@@ -16,10 +16,13 @@ from perceiver_eqx import ByteLM, stream
 from perceiver_eqx.pretrained.native import load
 
 from . import configs
+from .accuracy import accuracy
 from .compress import compress, decompress
-from .config import SampleConfig, TrainConfig
+from .config import DataConfig, SampleConfig, TrainConfig
 from .data.pairs import END
+from .data.source import make_of
 from .data.stream import open_all, open_split
+from .data.synthetic import LINE, fresh, is_value
 from .data.windows import validation_batches
 from .evaluate import evaluate
 from .loop import train
@@ -67,7 +70,8 @@ class SampleOptions(SampleConfig):
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Bits per byte of a trained model on any file or folder."""
+    """Bits per byte of a trained model on any file or folder; or how much of a task
+    that is made up it says right."""
 
     model: Path = Path("runs/laptop/model.safetensors")
     """The model's file."""
@@ -85,6 +89,14 @@ class EvaluateOptions:
     """Steps that are held at once."""
     max_bytes: int | None = None
     """How much to read at most, spread evenly; None for all."""
+    task: Literal["copy", "needle"] | None = None
+    """Fresh sequences of this, in the place of bytes to go on with."""
+    context_bytes: int = 1024
+    """Length of a context of a task; to find, it is asked for one line."""
+    rows: int = 8
+    """Sequences of a task."""
+    seed: int = 0
+    """Of the sequences; training takes others with the same seed."""
 
 
 @dataclass(frozen=True)
@@ -213,9 +225,36 @@ def _code(command: str, words: list[str]) -> None:
     print(f"{len(data):,} bytes to {len(result):,} in {options.out}")
 
 
+def _accuracy(model: ByteLM, options: EvaluateOptions) -> str:
+    """How much of a task the model says right, in a line."""
+    length, task = options.context_bytes, options.task
+    data = DataConfig(
+        kind="copy" if task == "copy" else "needle",
+        path=options.path,
+        window_bytes=length if task == "copy" else LINE,
+        context_bytes=length,
+        validation_bytes=length,
+    )
+    batches = fresh(
+        make_of(data),
+        length,
+        rows=options.rows,
+        batch_size=min(options.rows, options.batch_size),
+        seed=options.seed,
+    )
+    found = accuracy(model, batches, is_value if task == "needle" else None)
+    return (
+        f"{found.bytes:.6f} of the bytes right, {found.rows:.4f} of {found.sequences} "
+        f"sequences in all, of contexts of {length:,} bytes"
+    )
+
+
 def _evaluate(words: list[str]) -> None:
     options = _parse(EvaluateOptions, "evaluate", words)
     model = _byte_lm(options.model)
+    if options.task is not None:
+        print(_accuracy(model, options))
+        return
     if options.window_bytes % model.bytes_per_step:
         raise ValueError(
             f"`window_bytes` must be a multiple of the model's bytes_per_step = "

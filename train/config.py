@@ -9,6 +9,8 @@ from perceiver_eqx.adapters.local import check_local_window, local_sizes
 from perceiver_eqx.adapters.ngrams import check_ngrams
 from perceiver_eqx.processor import windows_in_turn
 
+from .data.synthetic import LINE
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -95,18 +97,24 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The data: any file or folder of files, as bytes; or a file of pairs."""
+    """The data: any file or folder of files, as bytes; a file of pairs; or a task that
+    is made up."""
 
-    kind: Literal["bytes", "pairs"] = "bytes"
-    """Bytes to go on with, or pairs of a source and the target to make of it: a .tsv
-    with a tab between them, or a .jsonl with the texts source and target."""
+    kind: Literal["bytes", "pairs", "copy", "needle"] = "bytes"
+    """Bytes to go on with; pairs of a source and the target to make of it: a .tsv with
+    a tab between them, or a .jsonl with the texts source and target; random bytes to
+    copy backwards; or lines to be found in the bytes of a file or folder."""
     path: Path | None = None
     """A file or a folder; None for the Python standard library's own sources."""
     window_bytes: int = 1024
     """Length of a training sequence, a multiple of bytes-per-step; of pairs, room for a
     target and the byte 0 that ends it."""
     context_bytes: int = 1024
-    """Room for the source of a pair."""
+    """Room for the source of a pair; length of a context of copy and needle, where
+    window-bytes is as much, and 16 for every line to find."""
+    shortest_bytes: int | None = None
+    """Contexts of copy and needle begin 8, 64, ... times shorter, but no shorter than
+    this, and more to a batch; None for the full length from the start."""
     validation_fraction: float = 0.05
     """Share of the content that is held out."""
     validation_bytes: int = 262_144
@@ -114,6 +122,8 @@ class DataConfig:
 
     def __post_init__(self):
         _at_least(1, self, "window_bytes", "context_bytes")
+        if self.shortest_bytes is not None:
+            _at_least(1, self, "shortest_bytes")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 "`validation_fraction` must lie in (0, 1), got "
@@ -240,10 +250,21 @@ class TrainConfig:
                 f"`window_bytes` must be a multiple of `bytes_per_step` = {per_step}, "
                 f"got {window}; the nearest below is {window - window % per_step}."
             )
-        if (self.data.kind == "pairs") != self.model.use_context:
+        if (self.data.kind != "bytes") != self.model.use_context:
             raise ValueError(
-                "`use_context` must be on for pairs, whose sources are contexts, and "
-                f"off for bytes, got {self.model.use_context} for {self.data.kind!r}."
+                "`use_context` must be on for pairs, copy and needle, which have "
+                f"contexts, and off for bytes, got {self.model.use_context} for "
+                f"{self.data.kind!r}."
+            )
+        if self.data.kind == "copy" and window != self.data.context_bytes:
+            raise ValueError(
+                f"`window_bytes` must be `context_bytes` = {self.data.context_bytes} "
+                f"to copy it, got {window}."
+            )
+        if self.data.kind == "needle" and window % LINE:
+            raise ValueError(
+                f"`window_bytes` must be a multiple of {LINE}, the bytes of a line to "
+                f"find, got {window}."
             )
         if self.batch_size % self.micro_batches:
             raise ValueError(

@@ -130,7 +130,7 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
                     reporter.validation(
                         step, evaluate(state.model, held_out, eval_bits)
                     )
-                if samples:
+                if samples and (source.held_out or config.data.kind == "bytes"):
                     key = jr.fold_in(sample_key, step)
                     text = sample_text(
                         state.model, config.sample, key, source.held_out[:SAMPLED]

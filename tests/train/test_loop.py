@@ -194,3 +194,27 @@ def test_a_context_is_for_pairs_and_for_nothing_else():
     for change in ({"data": pairs}, {"model": model}):
         with pytest.raises(ValueError, match="`use_context` must be on for pairs"):
             dataclasses.replace(smoke, **change)
+
+
+def test_a_task_that_is_made_up_is_trained_and_evaluated(tmp_path, capsys):
+    smoke, path = load("smoke"), corpus(tmp_path / "data")
+    config = dataclasses.replace(
+        smoke,
+        model=dataclasses.replace(smoke.model, use_context=True),
+        data=DataConfig(
+            "needle", path, window_bytes=16, context_bytes=64, validation_bytes=64
+        ),
+        steps=3,
+        out=tmp_path / "run",
+    )
+    lines = []
+    train(config, report=lines.append)
+    assert any("contexts of 64 bytes, made up for needle" in line for line in lines)
+    assert any("step       3: validation" in line for line in lines)
+    assert not any("--- sample" in line for line in lines)
+    seen = [r["bytes_seen"] for r in numbers(config.out) if r["kind"] == "train"]
+    assert seen == [64, 128, 192]
+    model = str(config.out / "model.safetensors")
+    arguments = ["--task", "needle", "--path", str(path), "--rows", "3"]
+    main(["evaluate", "--model", model, "--context-bytes", "64", *arguments])
+    assert " of 3 sequences in all, of contexts of 64 bytes" in capsys.readouterr().out

@@ -5,11 +5,26 @@ from contextlib import AbstractContextManager, closing
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from ..config import DataConfig, TrainConfig
 from .examples import Examples, training_pairs, validation_pairs
 from .pairs import Pair, fingerprint_of_pairs, read_pairs, split_pairs
-from .stream import open_split
+from .stream import open_all, open_split
+from .synthetic import (
+    LINE,
+    Make,
+    Needles,
+    copy_backwards,
+    fresh,
+    growing,
+    lengths_of,
+)
 from .windows import Batch, training_batches, validation_batches
+
+
+# Lines are hidden in the first so many bytes of what is at the path.
+HAY = 1 << 24
 
 
 class Source(NamedTuple):
@@ -38,7 +53,9 @@ def open_source(config: TrainConfig) -> Source:
             be used.
     """
     data = config.data
-    return _pairs(config, data) if data.kind == "pairs" else _bytes(config, data)
+    if data.kind == "bytes":
+        return _bytes(config, data)
+    return _pairs(config, data) if data.kind == "pairs" else _made_up(config, data)
 
 
 def _bytes(config: TrainConfig, data: DataConfig) -> Source:
@@ -85,4 +102,35 @@ def _pairs(config: TrainConfig, data: DataConfig) -> Source:
         ),
         validation,
         held_out,
+    )
+
+
+def make_of(data: DataConfig) -> Make:
+    """What makes the sequences of a task that is made up.
+
+    Raises:
+        FileNotFoundError, ValueError: there is nothing at its path, or too little.
+    """
+    if data.kind == "copy":
+        return copy_backwards
+    stream = open_all(data.path)
+    return Needles(stream.read(0, min(len(stream), HAY)), data.window_bytes // LINE)
+
+
+def _made_up(config: TrainConfig, data: DataConfig) -> Source:
+    make, batch_size, seed = make_of(data), config.batch_size, config.seed
+    full = data.context_bytes
+    lengths = lengths_of(full, data.shortest_bytes, config.steps)
+    for length, _ in lengths:
+        make(np.random.default_rng(0), 1, length)
+    rows = max(1, data.validation_bytes // data.window_bytes)
+    grown = " to ".join(f"{length:,}" for length, _ in lengths)
+    return Source(
+        f"contexts of {grown} bytes, made up for {data.kind}",
+        f"{data.kind} {lengths}",
+        lambda start: closing(
+            growing(make, lengths, batch_size=batch_size, seed=seed, start=start)
+        ),
+        lambda: fresh(make, full, rows=rows, batch_size=batch_size, seed=seed),
+        [],
     )
