@@ -53,6 +53,7 @@ class Memory(eqx.Module):
         """The memory with more tokens, of which the first `count` are there.
 
         Raises:
+            ValueError: there would be no room for them in an empty memory.
             RuntimeError: when run, if there is no room for them.
         """
         total = self.count + count

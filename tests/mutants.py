@@ -93,14 +93,14 @@ MUTANTS = (
     ),
     Mutant(
         "inputs not delayed by a step",
-        "perceiver_eqx/adapters/byte_lm.py",
+        "perceiver_eqx/adapters/bytes.py",
         "return both[:-1], byte_late.reshape(features.shape)",
         "return features, byte_late.reshape(features.shape)",
         BYTES + "test_a_change_of_a_byte_leaves_the_logits_up_to_its_own_to_the_bit",
     ),
     Mutant(
         "bytes inside a step not delayed",
-        "perceiver_eqx/adapters/byte_lm.py",
+        "perceiver_eqx/adapters/bytes.py",
         "byte_late = both.reshape(-1, dim)[per_step - 1 : -1]",
         "byte_late = both.reshape(-1, dim)[per_step:]",
         BYTES + "test_a_change_of_a_byte_leaves_the_logits_up_to_its_own_to_the_bit",

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from perceiver_eqx.adapters import byte_context
-from perceiver_eqx.context import Ask, Remember, questions
+from perceiver_eqx.context import Remember, questions
 from tests.helpers import assert_close, assert_gradients_close, relative_error
 from tests.models import TOKENS, byte_lm, perceiver, perceiver_inputs
 from tests.strategies import seeds
@@ -118,7 +118,6 @@ def test_a_memory_with_room_keeps_its_shape():
 
 @pytest.mark.parametrize("asks", [False, True])
 def test_whether_a_context_is_asked(asks):
-    """By far the most of what a step can tell apart in a context it asks for."""
     model = perceiver(3, True, ask_context=asks)
     assert (model.remember is not None) == asks
     assert (model.processor.blocks.ask is not None) == asks
@@ -130,39 +129,24 @@ def test_whether_a_context_is_asked(asks):
     assert relative_error(found, eqx.filter_jit(model)(inputs, None)) > 1e-3
 
 
-def found_at(query_places, memory_steps: int) -> list[int]:
-    """Which token each of some steps attends the most, if queries and keys are nothing
-    but their places, turned as `query_places` says."""
-    remember = Remember(4, 256, 1, key=jr.key(0))
-    asks = Ask(256, 1, key=jr.key(0))
-    # Keys are sines and cosines of their places; queries of one of the two counts.
-    zero = jnp.zeros_like
+@pytest.mark.parametrize("length", [9, 70, 1000])
+def test_a_step_can_read_on_from_either_end_at_any_length(length):
+    """By places alone: those of keys beside those of steps, of either count."""
+    remember = Remember(4, 128, 1, key=jr.key(0))
     remember = eqx.tree_at(
         lambda r: (r.key.weight, r.place.weight),
         remember,
-        (zero(remember.key.weight), jnp.eye(128, 256)),
+        (jnp.zeros((4, 128)), jnp.eye(128)),
     )
-    asks = eqx.tree_at(
-        lambda a: (a.query.weight, a.place.weight),
-        asks,
-        (zero(asks.query.weight), 64 * query_places),
-    )
-    tokens = jnp.zeros((memory_steps, 4))
-    memory = remember.empty(0, jnp.float32, grows=True)
-    (keys, _), _ = remember(tokens, 0, remember.nothing_before(jnp.float32))
-    memory = memory.extend(keys, keys, memory_steps)
-    asked = questions(memory, 0, 5, step_places=1, token_places=1, dtype=jnp.float32)
-    told = asks.place(asked.places) @ keys[:, 0].T
-    return np.argmax(told, axis=1).tolist()
-
-
-@pytest.mark.parametrize("length", [9, 70, 1000])
-def test_a_step_can_read_on_from_either_end_at_any_length(length):
-    from_start = jnp.concatenate([jnp.eye(128, 256), jnp.zeros((128, 256))])
-    from_end = jnp.concatenate([jnp.zeros((128, 256)), jnp.eye(128, 256)])
-    assert found_at(from_start, length) == [0, 1, 2, 3, 4]
+    before = remember.nothing_before(jnp.float32)
+    (keys, values), _ = remember(jnp.zeros((length, 4)), 0, before)
+    memory = remember.empty(0, jnp.float32, grows=True).extend(keys, values, length)
+    options = {"step_places": 1, "token_places": 1, "dtype": jnp.float32}
+    by_both = questions(memory, 0, 5, **options).places.reshape(5, 2, 128)
+    nearest = jnp.einsum("tbp,np->btn", by_both, keys[:, 0]).argmax(-1)
     last = length - 1
-    assert found_at(from_end, length) == [last, last, last - 1, last - 2, last - 3]
+    assert nearest[0].tolist() == [0, 1, 2, 3, 4]
+    assert nearest[1].tolist() == [last, last, last - 1, last - 2, last - 3]
 
 
 def test_keys_are_behind_their_values_by_none_up_to_a_step():

@@ -13,12 +13,13 @@ import jax.random as jr
 import tyro
 
 from perceiver_eqx import ByteLM, stream
+from perceiver_eqx.checks import check_multiples
 from perceiver_eqx.pretrained.native import load
 
 from . import configs
 from .accuracy import accuracy
 from .compress import compress, decompress
-from .config import DataConfig, SampleConfig, TrainConfig
+from .config import SampleConfig, TrainConfig
 from .data.pairs import END
 from .data.source import make_of
 from .data.stream import open_all, open_split
@@ -225,18 +226,15 @@ def _code(command: str, words: list[str]) -> None:
     print(f"{len(data):,} bytes to {len(result):,} in {options.out}")
 
 
-def _accuracy(model: ByteLM, options: EvaluateOptions) -> str:
+def _accuracy(model: ByteLM, task: str, options: EvaluateOptions) -> str:
     """How much of a task the model says right, in a line."""
-    length, task = options.context_bytes, options.task
-    data = DataConfig(
-        kind="copy" if task == "copy" else "needle",
-        path=options.path,
-        window_bytes=length if task == "copy" else LINE,
-        context_bytes=length,
-        validation_bytes=length,
-    )
+    length = options.context_bytes
+    target = length if task == "copy" else LINE
+    per_step = model.bytes_per_step
+    check_multiples("the model's bytes_per_step", per_step, target_bytes=target)
+    make, _ = make_of(task, options.path)
     batches = fresh(
-        make_of(data),
+        make,
         length,
         rows=options.rows,
         batch_size=min(options.rows, options.batch_size),
@@ -253,7 +251,7 @@ def _evaluate(words: list[str]) -> None:
     options = _parse(EvaluateOptions, "evaluate", words)
     model = _byte_lm(options.model)
     if options.task is not None:
-        print(_accuracy(model, options))
+        print(_accuracy(model, options.task, options))
         return
     if options.window_bytes % model.bytes_per_step:
         raise ValueError(

@@ -9,8 +9,6 @@ from perceiver_eqx.adapters.local import check_local_window, local_sizes
 from perceiver_eqx.adapters.ngrams import check_ngrams
 from perceiver_eqx.processor import windows_in_turn
 
-from .data.synthetic import LINE
-
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -260,11 +258,6 @@ class TrainConfig:
             raise ValueError(
                 f"`window_bytes` must be `context_bytes` = {self.data.context_bytes} "
                 f"to copy it, got {window}."
-            )
-        if self.data.kind == "needle" and window % LINE:
-            raise ValueError(
-                f"`window_bytes` must be a multiple of {LINE}, the bytes of a line to "
-                f"find, got {window}."
             )
         if self.batch_size % self.micro_batches:
             raise ValueError(

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from perceiver_eqx import ByteLM, ByteState
-from perceiver_eqx.adapters.byte_lm import delayed
+from perceiver_eqx.adapters.bytes import delayed
 from perceiver_eqx.checks import check_multiples, check_shape, check_sizes
 from perceiver_eqx.context import Context
 from perceiver_eqx.layers import split_key

@@ -12,13 +12,13 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..arguments import Arguments, kept
-from ..checks import check_shape, check_sizes
+from ..checks import check_integers, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
 from ..state import PerceiverState, as_arrays
 from .byte_context import ByteContext, ContextReader
 from .byte_state import ByteState
-from .bytes import ByteInput, ByteOutput
+from .bytes import ByteInput, ByteOutput, delayed
 from .local import check_local_window, local_sizes
 
 
@@ -389,7 +389,7 @@ class ByteLM(eqx.Module):
             RuntimeError: when run, if the steps go past `max_steps`.
         """
         check_shape("data", data, "bytes")
-        _check_integers("data", data)
+        _check_some("byte", data=data)
         per_step, count = self.bytes_per_step, data.size
         # As many steps as the bytes may touch. All but the last two are finished by
         # them wherever they begin; how many of those are, depends on that.
@@ -439,6 +439,7 @@ class ByteLM(eqx.Module):
     def _state(self, perceiver: PerceiverState, *, keep: bool) -> ByteState:
         contexts = None
         if self.contexts is not None:
+            # With room: a long context comes in pieces.
             contexts = self.inputs.init_state(self.dtype)
         return ByteState(
             perceiver,
@@ -453,7 +454,7 @@ class ByteLM(eqx.Module):
     def _check_tokens(self, tokens: Integer[Array, "steps bytes_per_step"]) -> None:
         per_step = self.bytes_per_step
         check_shape("tokens", tokens, "steps bytes_per_step", bytes_per_step=per_step)
-        _check_integers("tokens", tokens)
+        _check_some("step", tokens=tokens)
 
     def _check_context(self, context: Integer[Array, " source"]) -> ByteContext:
         if self.contexts is None:
@@ -462,8 +463,7 @@ class ByteLM(eqx.Module):
                 "`use_context=True`."
             )
         check_shape("context", context, "source")
-        if not jnp.issubdtype(context.dtype, jnp.integer):
-            raise TypeError(f"`context` must be integers, got {context.dtype}.")
+        check_integers("context", context)
         return self.contexts
 
     def _read_context(
@@ -496,23 +496,8 @@ class ByteLM(eqx.Module):
         )
 
 
-def _check_integers(name: str, symbols: Array) -> None:
-    if not jnp.issubdtype(symbols.dtype, jnp.integer):
-        raise TypeError(f"`{name}` must be integers, got {symbols.dtype}.")
-    if symbols.shape[0] == 0:
-        what = "step" if symbols.ndim == 2 else "byte"
-        raise ValueError(f"`{name}` must hold at least 1 {what}, got none.")
-
-
-def delayed(
-    before: Float[Array, "bytes_per_step dim"],
-    features: Float[Array, "steps bytes_per_step dim"],
-) -> tuple[
-    Float[Array, "steps bytes_per_step dim"], Float[Array, "steps bytes_per_step dim"]
-]:
-    """Features of steps, one step late, and one byte late; `before` are those of the
-    step before them."""
-    both = jnp.concatenate([before[None], features])
-    _, per_step, dim = both.shape
-    byte_late = both.reshape(-1, dim)[per_step - 1 : -1]
-    return both[:-1], byte_late.reshape(features.shape)
+def _check_some(what: str, **symbols: Array) -> None:
+    for name, array in symbols.items():
+        check_integers(name, array)
+        if array.shape[0] == 0:
+            raise ValueError(f"`{name}` must hold at least 1 {what}, got none.")

@@ -229,3 +229,17 @@ class ByteOutput(eqx.Module):
         """The logits of one byte alone."""
         logits, state = self(readout[None], before[None], state)
         return logits[0], state
+
+
+def delayed(
+    before: Float[Array, "bytes_per_step dim"],
+    features: Float[Array, "steps bytes_per_step dim"],
+) -> tuple[
+    Float[Array, "steps bytes_per_step dim"], Float[Array, "steps bytes_per_step dim"]
+]:
+    """Features of steps, one step late, and one byte late; `before` are those of the
+    step before them."""
+    both = jnp.concatenate([before[None], features])
+    _, per_step, dim = both.shape
+    byte_late = both.reshape(-1, dim)[per_step - 1 : -1]
+    return both[:-1], byte_late.reshape(features.shape)

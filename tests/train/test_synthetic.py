@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from train.data.source import make_of
 from train.data.synthetic import (
     LINE,
     Needles,
@@ -75,3 +76,11 @@ def test_batches_grow_in_length_and_not_in_bytes_and_begin_anywhere():
     held_out = list(fresh(copy_backwards, 64, rows=3, **options))
     assert len(held_out) == 2
     assert not np.array_equal(held_out[0]["bytes"], first[2]["bytes"])
+
+
+def test_another_text_to_hide_lines_in_is_another_task(tmp_path):
+    path, names = tmp_path / "hay.txt", set()
+    for text, count in (("hay " * 20, 1), ("hay " * 20, 2), ("hey " * 20, 1)):
+        path.write_text(text)
+        names.add(make_of("needle", path, count)[1])
+    assert len(names) == 3

@@ -6,40 +6,25 @@ python -m train evaluate --model runs/needle/model.safetensors --task needle \
     --context-bytes 65536
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from ..config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from .copy import CONFIG as COPY
 
 
-CONFIG = TrainConfig(
-    model=ModelConfig(
-        bytes_per_step=8,
-        latent_dim=512,
-        num_layers=2,
-        num_heads=8,
-        latent_window=4,
-        local_heads=6,
-        local_window=32,
-        local_conv=4,
-        output_layers=1,
-        ngrams=(),
-        use_context=True,
-        context_patch=1,
-        dtype="bfloat16",
-    ),
-    data=DataConfig(
+CONFIG = replace(
+    COPY,
+    model=replace(COPY.model, context_patch=1),
+    data=replace(
+        COPY.data,
         kind="needle",
         window_bytes=64,
-        context_bytes=65_536,
         shortest_bytes=128,
         validation_bytes=1024,
     ),
-    optim=OptimConfig(learning_rate=6e-3, weight_decay=0.0, final_share=0.05),
+    optim=replace(COPY.optim, learning_rate=6e-3),
     steps=1600,
-    batch_size=1,
-    chunk_steps=8192,
     out=Path("runs/needle"),
-    log_every=50,
     validate_every=800,
     save_every=800,
 )

@@ -70,9 +70,11 @@ class Examples:
         }
         for row, number in enumerate(numbers):
             pair = self.pairs[number]
-            for name, text in (("context", pair.source), ("bytes", pair.target + END)):
+            for name, length, text in (
+                ("context", "context_length", pair.source),
+                ("bytes", "length", pair.target + END),
+            ):
                 found[name][row, : len(text)] = np.frombuffer(text, np.uint8)
-                length = "length" if name == "bytes" else "context_length"
                 found[length][row] = len(text)
         return found
 

@@ -147,8 +147,7 @@ def split(
             f"one to hold out; {sum(sizes)} bytes in {len(sizes)} file(s), cut every "
             f"{segment_bytes} bytes, hold {len(digests)}. Add data, or cut it finer."
         )
-    low = {digest for digest in digests if _share(digest) < validation_fraction}
-    held_out = (low | {min(digests)}) - {max(digests)}
+    held_out = held_out_digests(digests, validation_fraction)
     return (
         tuple(segment for segment in segments if segment.digest not in held_out),
         tuple(segment for segment in segments if segment.digest in held_out),
@@ -183,6 +182,12 @@ def _segments(file: Path, segment_bytes: int) -> Iterator[Segment]:
                 hasher.update(chunk)
                 left -= len(chunk)
             yield Segment(file, start, length, size, hasher.hexdigest())
+
+
+def held_out_digests(digests: set[str], validation_fraction: float) -> set[str]:
+    """Those below the share, and at any rate the smallest, but not the largest."""
+    low = {digest for digest in digests if _share(digest) < validation_fraction}
+    return (low | {min(digests)}) - {max(digests)}
 
 
 def _share(digest: str) -> float:

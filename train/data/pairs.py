@@ -6,6 +6,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from .files import held_out_digests
+
 
 # What a target ends with, for a model to know where.
 END = b"\0"
@@ -88,22 +90,16 @@ def split_pairs(
     Raises:
         ValueError: there are not two different sources.
     """
-    shares = [
-        int.from_bytes(blake2b(p.source, digest_size=8).digest()) / 2**64 for p in pairs
-    ]
-    low, high = min(shares), max(shares)
-    if low == high:
+    digests = [blake2b(p.source, digest_size=8).hexdigest() for p in pairs]
+    if len(set(digests)) < 2:
         raise ValueError(
             "pairs must have two different sources, one to train on and one to hold "
             f"out, got {len(pairs)} of {pairs[0].source[:40]!r}."
         )
-    held_out = [
-        share == low or (share < validation_fraction and share != high)
-        for share in shares
-    ]
+    held_out = held_out_digests(set(digests), validation_fraction)
     parts = ([], [])
-    for pair, out in zip(pairs, held_out, strict=True):
-        parts[out].append(pair)
+    for pair, digest in zip(pairs, digests, strict=True):
+        parts[digest in held_out].append(pair)
     return parts
 
 

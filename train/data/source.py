@@ -3,9 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from functools import partial
+from hashlib import blake2b
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from perceiver_eqx.checks import check_multiples
 
 from ..config import DataConfig, TrainConfig
 from .examples import Examples, training_pairs, validation_pairs
@@ -105,29 +109,40 @@ def _pairs(config: TrainConfig, data: DataConfig) -> Source:
     )
 
 
-def make_of(data: DataConfig) -> Make:
-    """What makes the sequences of a task that is made up.
+def make_of(kind: str, path: Path | None, num_lines: int = 1) -> tuple[Make, str]:
+    """What makes the sequences of a task that is made up, and its name by content.
+
+    Args:
+        kind: `"copy"` or `"needle"`.
+        path: a file or folder that lines are hidden in, as `find_files` takes it.
+        num_lines: how many.
 
     Raises:
-        FileNotFoundError, ValueError: there is nothing at its path, or too little.
+        FileNotFoundError: there is nothing at the path.
     """
-    if data.kind == "copy":
-        return copy_backwards
-    stream = open_all(data.path)
-    return Needles(stream.read(0, min(len(stream), HAY)), data.window_bytes // LINE)
+    if kind == "copy":
+        return copy_backwards, kind
+    stream = open_all(path)
+    hay = stream.read(0, min(len(stream), HAY))
+    name = f"{kind} {num_lines} {blake2b(hay.tobytes(), digest_size=8).hexdigest()}"
+    return Needles(hay, num_lines), name
 
 
 def _made_up(config: TrainConfig, data: DataConfig) -> Source:
-    make, batch_size, seed = make_of(data), config.batch_size, config.seed
-    full = data.context_bytes
+    if data.kind == "needle":
+        check_multiples("a line to find", LINE, window_bytes=data.window_bytes)
+    make, name = make_of(data.kind, data.path, data.window_bytes // LINE)
+    batch_size, seed, full = config.batch_size, config.seed, data.context_bytes
     lengths = lengths_of(full, data.shortest_bytes, config.steps)
     for length, _ in lengths:
-        make(np.random.default_rng(0), 1, length)
+        one = make(np.random.default_rng(0), 1, length)["bytes"]
+        per_step = config.model.bytes_per_step
+        check_multiples("`bytes_per_step`", per_step, target_bytes=one.size)
     rows = max(1, data.validation_bytes // data.window_bytes)
     grown = " to ".join(f"{length:,}" for length, _ in lengths)
     return Source(
         f"contexts of {grown} bytes, made up for {data.kind}",
-        f"{data.kind} {lengths}",
+        f"{name} {lengths}",
         lambda start: closing(
             growing(make, lengths, batch_size=batch_size, seed=seed, start=start)
         ),

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from perceiver_eqx import ByteLM, StepMask, attend
-from perceiver_eqx.adapters.byte_lm import delayed
+from perceiver_eqx.adapters.bytes import delayed
 from perceiver_eqx.encoder import CausalEncoder
 from perceiver_eqx.layers import MLP, MultiHead
 from perceiver_eqx.norms import LayerNorm
