@@ -50,9 +50,10 @@ def beam_search(
         ValueError, TypeError, RuntimeError: as `generate` does.
     """
     check_sizes(num_beams=num_beams)
-    ((state, _),) = read_prompts(model, [prompt], num_bytes, context, state)
-    inside, per_step = int(state.inside), model.bytes_per_step
-    states = jax.tree.map(lambda x: jnp.stack([x] * num_beams), state)
+    states, _ = read_prompts(model, [prompt], num_bytes, context, state)
+    inside = int(jnp.sum(states.unfinished >= 0))
+    per_step = model.bytes_per_step
+    states = jax.tree.map(lambda x: jnp.repeat(x, num_beams, 0), states)
     model = ready(model)
     # At first all beams are one.
     scores = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf)

@@ -34,7 +34,7 @@ def generate(
     processors: Sequence[Processor] = (),
     stop: bytes | Sequence[bytes] = (),
     num_samples: int | None = None,
-    context: Symbols | None = None,
+    context: Symbols | Sequence[Symbols] | None = None,
     state: ByteState | None = None,
     key: PRNGKeyArray,
 ) -> UInt8[Array, " num_bytes"] | list[UInt8[Array, " num_bytes"]]:
@@ -42,7 +42,7 @@ def generate(
 
     It runs on the host and jits its parts: each of up to four sizes of pieces by which
     prompts enter, and one step for so many rows, compile once whatever the lengths;
-    with `latent_window=None` for each power of two, and a context for each length.
+    with `latent_window=None` for each power of two; contexts are filled up to few sizes.
 
     Args:
         prompt: bytes to go on from, or a list of such, of any lengths. May be empty,
@@ -52,7 +52,8 @@ def generate(
             byte, as in `Rules`.
         stop: generation ends before the first of these byte strings.
         num_samples: how many continuations of the one prompt; `None` for one alone.
-        context: bytes that every step sees, for a model with `use_context`.
+        context: bytes that every step sees, for a model with `use_context`; of a list
+            of prompts, one for all or a list of one for each.
         state: where to go on from; `None` for the beginning. It is left as it is.
         key: the same key gives the same bytes. A list of prompts, and several samples,
             take one each of `jax.random.split(key, len(prompts))`.
@@ -78,10 +79,10 @@ def generate(
             )
     prompts = list(prompt) if many else [cast(Symbols, prompt)]
     stops = _stops(stop)
-    rows = _rows(model, prompts, num_bytes, context, state)
-    if not rows:
+    if not prompts:
         return []
-    count = len(rows) * (num_samples or 1)
+    rows = _rows(model, prompts, num_bytes, context, state)
+    count = len(prompts) * (num_samples or 1)
     alone = not many and num_samples is None
     keys = key[None] if alone else jr.split(key, count)
     texts = [bytearray() for _ in range(count)]
@@ -180,28 +181,26 @@ class Row(eqx.Module):
     steps: Int[Array, ""]
 
 
-def _rows(model: ByteLM, prompts: Sequence[Symbols], *arguments) -> list[Row]:
-    read = read_prompts(model, prompts, *arguments)
-    return [
-        Row(state, jnp.asarray(recent), jnp.zeros((), jnp.int32))
-        for state, recent in read
-    ]
+def _rows(model: ByteLM, prompts: Sequence[Symbols], *arguments) -> Row:
+    states, recent = read_prompts(model, prompts, *arguments)
+    steps = jnp.zeros(len(prompts), jnp.int32)
+    return jax.vmap(Row)(states, jnp.asarray(recent), steps)
 
 
 def _draw(
     model: ByteLM,
     rules: Rules,
-    rows: Sequence[Row],
+    rows: Row,
     keys: Array,
     num_bytes: int,
 ) -> Iterator[list[bytes]]:
     """The next bytes for every key, step by step, until each has `num_bytes`: of its
     row, or of the only one."""
     model = ready(model)
-    copies = len(keys) // len(rows)
-    given = copies * [int(row.state.inside) for row in rows]
+    copies = len(keys) // len(rows.steps)
+    stacked = jax.tree.map(lambda x: jnp.repeat(x, copies, 0), rows)
+    given = np.sum(np.asarray(stacked.state.unfinished) >= 0, 1).tolist()
     left = [num_bytes] * len(keys)
-    stacked = jax.tree.map(lambda *x: jnp.repeat(jnp.stack(x), copies, 0), *rows)
 
     def told(drawn) -> list[bytes]:
         found = []

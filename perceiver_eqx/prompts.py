@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int, Integer, UInt8
 
 from .adapters.byte_lm import ByteLM
 from .adapters.byte_state import ByteState
@@ -17,36 +18,89 @@ from .sampling import RECENT
 # Prompts enter in pieces of so many steps, each of which compiles once.
 PIECES = (512, 64, 8, 1)
 
+# Contexts are filled up to multiples of so many bytes at least.
+SHORTEST = 16
+
 
 def read_prompts(
     model: ByteLM,
     prompts: Sequence[Symbols],
     num_bytes: int,
-    context: Symbols | None,
+    context: Symbols | Sequence[Symbols] | None,
     state: ByteState | None,
-) -> list[tuple[ByteState, Int[np.ndarray, " recent"]]]:
-    """Where to go on from after each prompt, and its last `RECENT` bytes, but for those
-    of an unfinished step, -1 where there were none. Of a given state, only those are
-    known.
+) -> tuple[ByteState, Int[np.ndarray, "prompts recent"]]:
+    """Where to go on from after each prompt, stacked, and its last `RECENT` bytes, but
+    for those of an unfinished step, -1 where there were none. Of a given state, only
+    those are known.
 
     Args:
-        As `generate` takes them.
+        As `generate` takes them; at least one prompt.
     """
     check_model(model)
     check_sizes(num_bytes=num_bytes)
     texts = [symbols_of("prompt", prompt) for prompt in prompts]
     if state is None:
-        most = max((text.size for text in texts), default=0) + num_bytes
-        source = (
-            None if context is None else jnp.asarray(symbols_of("context", context))
-        )
-        state = init_state(model, source, _room(model, most))
-    elif context is not None:
+        most = max(text.size for text in texts) + num_bytes
+        sources = _sources(context, len(texts))
+        states = begin(model, sources, _room(model, most))
+    elif context is None:
+        states = jax.tree.map(lambda x: x[None], state)
+    else:
         raise ValueError(
             "`context` must be None where a `state` is given, which has its own; use "
             "`model.add_context(state, context)`."
         )
-    return [_read(model, state, text) for text in texts]
+    begun = states.unfinished.shape[0]
+    if not any(text.size for text in texts):
+        states = jax.tree.map(lambda x: jnp.repeat(x, len(texts) // begun, 0), states)
+        return states, np.full((len(texts), RECENT), -1, np.int32)
+    read = [
+        _read(model, jax.tree.map(lambda x, at=at: x[at % begun], states), text)
+        for at, text in enumerate(texts)
+    ]
+    states = jax.tree.map(lambda *x: jnp.stack(x), *(state for state, _ in read))
+    return states, np.stack([recent for _, recent in read])
+
+
+def _sources(
+    context: Symbols | Sequence[Symbols] | None, count: int
+) -> list[Integer[np.ndarray, " _source"]] | None:
+    """A context for each of the prompts, or one for all."""
+    if context is None:
+        return None
+    if not isinstance(context, list | tuple):
+        return [symbols_of("context", context)]
+    if len(context) != count:
+        raise ValueError(
+            f"`context` must be one for all prompts or one for each, got "
+            f"{len(context)} for {count}."
+        )
+    return [symbols_of("context", one) for one in context]
+
+
+def begin(
+    model: ByteLM,
+    sources: Sequence[Integer[np.ndarray, " _source"]] | None,
+    max_steps: int | None,
+) -> ByteState:
+    """The states before the first byte, stacked: one for each context, or one without.
+
+    Contexts are filled up to few sizes, each of which compiles once.
+    """
+    if sources is None:
+        return jax.tree.map(lambda x: x[None], _init_state(model, max_steps))
+    size = _few_sizes(max(source.size for source in sources))
+    filled = np.zeros((len(sources), size), np.uint8)
+    for row, source in zip(filled, sources, strict=True):
+        row[: source.size] = source
+    lengths = np.array([source.size for source in sources], np.int32)
+    return _init_states(model, jnp.asarray(filled), jnp.asarray(lengths), max_steps)
+
+
+def _few_sizes(size: int) -> int:
+    """The next size up of which there are four between a power of two and the next."""
+    part = max(1 << (size.bit_length() - 3), SHORTEST) if size > SHORTEST else SHORTEST
+    return -(-size // part) * part
 
 
 def check_model(model: ByteLM) -> None:
@@ -86,9 +140,21 @@ def _read(model: ByteLM, state: ByteState, text: np.ndarray):
 
 
 @eqx.filter_jit
-def init_state(model: ByteLM, context, max_steps: int | None) -> ByteState:
-    """`model.init_state`, compiled."""
-    return model.init_state(context, max_steps)
+def _init_state(model: ByteLM, max_steps: int | None) -> ByteState:
+    return model.init_state(max_steps=max_steps)
+
+
+@eqx.filter_jit
+def _init_states(
+    model: ByteLM,
+    contexts: UInt8[Array, "rows source"],
+    lengths: Int[Array, " rows"],
+    max_steps: int | None,
+) -> ByteState:
+    def one(context, length):
+        return model.init_state(context, max_steps, context_length=length)
+
+    return jax.vmap(one)(contexts, lengths)
 
 
 @eqx.filter_jit

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_softmax
@@ -13,7 +14,7 @@ from .adapters.byte_lm import ByteLM
 from .adapters.byte_state import ByteState
 from .adapters.bytes import Symbols, symbols_of
 from .checks import check_sizes
-from .prompts import check_model, init_state
+from .prompts import begin, check_model
 
 
 def log_prob(
@@ -55,9 +56,10 @@ def log_prob(
     per_step = model.bytes_per_step
     chunk = min(chunk_steps, -(-symbols.size // per_step)) * per_step
     starts = range(0, symbols.size, chunk)
-    source = None if context is None else jnp.asarray(symbols_of("context", context))
+    sources = None if context is None else [symbols_of("context", context)]
     kept = len(starts) * chunk // per_step if model.latent_window is None else None
-    state, total = init_state(model, source, kept), 0.0
+    begun, total = begin(model, sources, kept), 0.0
+    state = jax.tree.map(lambda x: x[0], begun)
     for start in starts:
         piece = symbols[start : start + chunk]
         # Zeros after the end are seen by nothing before it, and do not count.

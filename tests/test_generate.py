@@ -63,6 +63,20 @@ def test_the_context_is_used():
     assert found.tolist() == by_recomputation(model, b"ab", 9, source)
 
 
+@pytest.mark.parametrize("prompts", [[b"", b"", b""], [b"ab", b"", b"abcd"]])
+def test_a_list_of_contexts_is_one_for_each_prompt(prompts):
+    """Each as by itself, though all are filled up to one length."""
+    model = byte_lm(3, True, num_layers=1)
+    contexts = [b"a source", b"", b"another, of more than sixteen bytes"]
+    rules = {"temperature": 0.0, "key": jr.key(0)}
+    found = generate(model, prompts, 9, context=contexts, **rules)
+    for prompt, context, one in zip(prompts, contexts, found, strict=True):
+        source = jnp.frombuffer(context, jnp.uint8) if context else None
+        assert one.tolist() == by_recomputation(model, prompt, 9, source)
+    with pytest.raises(ValueError, match="one for each, got 2 for 3"):
+        generate(model, prompts, 9, context=contexts[:2], **rules)
+
+
 def test_the_same_key_draws_the_same_bytes_and_another_key_others():
     model = byte_lm(3, num_layers=1)
     one, again, other = (

@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import equinox as eqx
 import jax.random as jr
@@ -17,17 +17,17 @@ from perceiver_eqx.checks import check_multiples
 from perceiver_eqx.pretrained.native import load
 
 from . import configs
-from .accuracy import accuracy
+from .accuracy import accuracy, plot_accuracy
 from .compress import compress, decompress
-from .config import SampleConfig, TrainConfig
-from .data.pairs import END
-from .data.source import make_of
-from .data.stream import open_all, open_split
+from .config import DataConfig, SampleConfig, TrainConfig
+from .data.pairs import END, Pair
+from .data.prepare import TASKS, prepare
+from .data.source import held_out_batches, make_of
 from .data.synthetic import LINE, fresh, is_value
-from .data.windows import validation_batches
 from .evaluate import evaluate
 from .loop import train
 from .loss import batch_bits
+from .targets import agreement, make_targets, targets_of
 
 
 USAGE = """\
@@ -35,7 +35,8 @@ python -m train [COMMAND] [OPTIONS]
 
   train [CONFIG]   train a model on any file or folder, as bytes (the default)
   sample           continue a prompt with a trained model, byte by byte
-  evaluate         bits per byte of a trained model on any file or folder
+  evaluate         how well a trained model does on any data
+  prepare TASK     make the data of one of the task configs
   compress         make a file smaller, without loss, by a trained model
   decompress       make it what it was
 
@@ -71,33 +72,43 @@ class SampleOptions(SampleConfig):
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Bits per byte of a trained model on any file or folder; or how much of a task
-    that is made up it says right."""
+    """Bits per byte of a trained model on data as in training; of pairs, what it makes
+    of the sources too; of a task that is made up, how much it says right."""
 
+    data: Annotated[DataConfig, tyro.conf.arg(prefix_name=False)] = field(
+        default_factory=lambda: DataConfig(validation_bytes=None)
+    )
     model: Path = Path("runs/laptop/model.safetensors")
     """The model's file."""
-    path: Path | None = None
-    """A file or a folder; None for the Python standard library's own sources."""
     part: Literal["validation", "all"] = "validation"
     """Whether to read the held-out part, as in training, or everything."""
-    validation_fraction: float = 0.05
-    """Share of the content that is held out."""
-    window_bytes: int = 1024
-    """Length of a sequence, a multiple of the model's bytes-per-step."""
     batch_size: int = 8
     """Sequences at a time."""
     chunk_steps: int = 64
     """Steps that are held at once."""
-    max_bytes: int | None = None
-    """How much to read at most, spread evenly; None for all."""
-    task: Literal["copy", "needle"] | None = None
-    """Fresh sequences of this, in the place of bytes to go on with."""
-    context_bytes: int = 1024
-    """Length of a context of a task; to find, it is asked for one line."""
-    rows: int = 8
-    """Sequences of a task."""
+    rows: int | None = 8
+    """Sequences of a task of each length, or sources to make targets of; None for all
+    of these."""
+    lengths: tuple[int, ...] = ()
+    """Lengths of contexts of a task, in the place of context-bytes."""
+    picture: Path | None = None
+    """A file for a picture of what is right of a task, against the length."""
+    made: Path | None = None
+    """A .tsv for sources, their targets, and what was made of them."""
     seed: int = 0
-    """Of the sequences; training takes others with the same seed."""
+    """Of the sequences of a task; training takes others with the same seed."""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Make the data of a task config, of what can be fetched or is at hand."""
+
+    out: Path
+    """The file or folder to make."""
+    path: Path | None = None
+    """Of chorales, the .json of piano rolls, in the parts train, valid and test."""
+    transpose: bool = False
+    """Train on chorales in all twelve keys."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +147,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _sample(words)
         elif command == "evaluate":
             _evaluate(words)
+        elif command == "prepare":
+            _prepare(words)
         elif command in ("compress", "decompress"):
             _code(command, words)
         else:
             raise ValueError(
                 f"there is no command {command!r}; choose train, sample, evaluate, "
-                "compress or decompress."
+                "prepare, compress or decompress."
             )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -207,6 +220,18 @@ def _sample(words: list[str]) -> None:
         output.flush()
 
 
+def _prepare(words: list[str]) -> None:
+    name = words.pop(0) if words and not words[0].startswith("-") else ""
+    options = _parse(
+        PrepareOptions,
+        f"prepare {name or 'TASK'}",
+        words,
+        description=f"Make the data of a task: {', '.join(TASKS)}.",
+    )
+    made = prepare(name, options.out, options.path, transpose=options.transpose)
+    print(made)
+
+
 def _code(command: str, words: list[str]) -> None:
     kind = CompressOptions if command == "compress" else DecompressOptions
     options = _parse(kind, command, words)
@@ -226,54 +251,78 @@ def _code(command: str, words: list[str]) -> None:
     print(f"{len(data):,} bytes to {len(result):,} in {options.out}")
 
 
-def _accuracy(model: ByteLM, task: str, options: EvaluateOptions) -> str:
-    """How much of a task the model says right, in a line."""
-    length = options.context_bytes
-    target = length if task == "copy" else LINE
-    per_step = model.bytes_per_step
-    check_multiples("the model's bytes_per_step", per_step, target_bytes=target)
-    make, _ = make_of(task, options.path)
-    batches = fresh(
-        make,
-        length,
-        rows=options.rows,
-        batch_size=min(options.rows, options.batch_size),
-        seed=options.seed,
-    )
-    found = accuracy(model, batches, is_value if task == "needle" else None)
-    return (
-        f"{found.bytes:.6f} of the bytes right, {found.rows:.4f} of {found.sequences} "
-        f"sequences in all, of contexts of {length:,} bytes"
-    )
-
-
 def _evaluate(words: list[str]) -> None:
     options = _parse(EvaluateOptions, "evaluate", words)
     model = _byte_lm(options.model)
-    if options.task is not None:
-        print(_accuracy(model, options.task, options))
+    if options.data.kind in ("copy", "needle"):
+        _evaluate_task(model, options)
         return
-    if options.window_bytes % model.bytes_per_step:
-        raise ValueError(
-            f"`window_bytes` must be a multiple of the model's bytes_per_step = "
-            f"{model.bytes_per_step}, got {options.window_bytes}."
-        )
-    if options.part == "validation":
-        _, stream, _ = open_split(options.path, options.validation_fraction)
-    else:
-        stream = open_all(options.path)
-    batches = validation_batches(
-        stream,
-        window_bytes=options.window_bytes,
+    batches, pairs = held_out_batches(
+        options.data,
+        per_step=model.bytes_per_step,
         batch_size=options.batch_size,
-        max_bytes=options.max_bytes,
+        everything=options.part == "all",
     )
     bits = eqx.filter_jit(
         lambda model, batch: batch_bits(
             model, batch, None, chunk_steps=options.chunk_steps
         )
     )
-    print(f"{evaluate(model, batches, bits):.4f} bits per byte")
+    print(f"{evaluate(model, batches, bits):.4f} bits per byte", flush=True)
+    if options.data.kind == "pairs":
+        _evaluate_targets(model, pairs, options)
+
+
+def _evaluate_task(model: ByteLM, options: EvaluateOptions) -> None:
+    """How much of a task the model says right, a line for each length."""
+    kind, found = options.data.kind, {}
+    make, _ = make_of(kind, options.data.path)
+    rows = 1 if options.rows is None else options.rows
+    for length in options.lengths or (options.data.context_bytes,):
+        target = length if kind == "copy" else LINE
+        per_step = model.bytes_per_step
+        check_multiples("the model's bytes_per_step", per_step, target_bytes=target)
+        batches = fresh(
+            make,
+            length,
+            rows=rows,
+            batch_size=min(rows, options.batch_size),
+            seed=options.seed,
+        )
+        right = accuracy(model, batches, is_value if kind == "needle" else None)
+        found[length] = right
+        print(
+            f"contexts of {length:,} bytes: {right.bytes:.6f} of the bytes right, "
+            f"{right.rows:.4f} of {right.sequences} sequences in all",
+            flush=True,
+        )
+    if options.picture is not None:
+        plot_accuracy(found, kind, options.picture)
+
+
+def _evaluate_targets(
+    model: ByteLM, pairs: list[Pair], options: EvaluateOptions
+) -> None:
+    """What the model makes of sources that are spread over all, beside the targets."""
+    data, found = options.data, targets_of(pairs)
+    sources, count = list(found), options.rows or len(found)
+    chosen = [sources[i] for i in range(0, len(sources), -(-len(sources) // count))]
+    made = make_targets(
+        model,
+        chosen,
+        num_bytes=data.window_bytes,
+        stop=END if data.ends else b"",
+        batch_size=options.batch_size,
+    )
+    right = agreement(made, [found[source] for source in chosen])
+    print(
+        f"{right.exact:.4f} of {right.sources} targets right, word errors "
+        f"{right.word_errors:.4f}, byte errors {right.byte_errors:.4f}, "
+        f"chrF {right.chrf:.2f}"
+    )
+    if options.made is not None:
+        rows = [[s, *found[s][:1], m] for s, m in zip(chosen, made, strict=True)]
+        options.made.write_bytes(b"".join(b"\t".join(row) + b"\n" for row in rows))
 
 
 if __name__ == "__main__":

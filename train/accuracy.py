@@ -1,6 +1,7 @@
 """How many bytes a model says right, each from its context and the bytes before it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
+from matplotlib.figure import Figure
 
 from perceiver_eqx import ByteLM
 
@@ -67,3 +69,21 @@ def _right(model: ByteLM, data, context, length) -> Bool[Array, " bytes"]:
     tokens = data.reshape(-1, model.bytes_per_step)
     logits = model(tokens, context, context_length=length)
     return logits.argmax(-1).ravel() == data
+
+
+def plot_accuracy(found: Mapping[int, Accuracy], task: str, picture: Path) -> None:
+    """Draws what is right of each length of a context.
+
+    Args:
+        picture: the file, of a kind that matplotlib knows by its suffix.
+    """
+    figure = Figure(figsize=(6, 3.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    lengths = sorted(found)
+    axes.plot(lengths, [found[n].bytes for n in lengths], "o-", label="bytes")
+    axes.plot(lengths, [found[n].rows for n in lengths], "s--", label="sequences")
+    axes.set(xlabel="bytes of the context", ylabel="share that is right", title=task)
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend()
+    figure.savefig(picture)

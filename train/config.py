@@ -9,6 +9,8 @@ from perceiver_eqx.adapters.local import check_local_window, local_sizes
 from perceiver_eqx.adapters.ngrams import check_ngrams
 from perceiver_eqx.processor import windows_in_turn
 
+from .data.media import MediaConfig
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -95,18 +97,30 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The data: any file or folder of files, as bytes; a file of pairs; or a task that
-    is made up."""
+    """The data: any file or folder of files, as bytes; pairs; sequences, each by
+    itself; or a task that is made up."""
 
-    kind: Literal["bytes", "pairs", "copy", "needle"] = "bytes"
-    """Bytes to go on with; pairs of a source and the target to make of it: a .tsv with
-    a tab between them, or a .jsonl with the texts source and target; random bytes to
-    copy backwards; or lines to be found in the bytes of a file or folder."""
+    kind: Literal["bytes", "sequences", "pairs", "copy", "needle"] = "bytes"
+    """Bytes to go on with; sequences, which begin anew: the files of a folder, the
+    lines of a file, or the texts of a .jsonl; pairs of a source and the target to make
+    of it: a .tsv with a tab between them, a .jsonl with the texts source and target, or
+    with target-path two files of as many lines, or two folders; random bytes to copy
+    backwards; or lines to be found in the bytes of a file or folder."""
     path: Path | None = None
     """A file or a folder; None for the Python standard library's own sources."""
+    target_path: Path | None = None
+    """The targets of pairs, where path has the sources alone: a file of as many lines,
+    or a folder with files of the same names but for their suffixes."""
+    decode: bool = False
+    """Read sound, pictures, MIDI and arrays as samples, pixels, notes and numbers, and
+    not as the bytes of their files."""
+    media: MediaConfig = field(default_factory=MediaConfig)
+    ends: bool = True
+    """End sequences and targets with a byte 0, so that a model knows where; off for
+    those that are all of one length, and may hold it."""
     window_bytes: int = 1024
-    """Length of a training sequence, a multiple of bytes-per-step; of pairs, room for a
-    target and the byte 0 that ends it."""
+    """Length of a training sequence, a multiple of bytes-per-step; room for a target
+    and its end."""
     context_bytes: int = 1024
     """Room for the source of a pair; length of a context of copy and needle, where
     window-bytes is as much, and 16 for every line to find."""
@@ -115,8 +129,10 @@ class DataConfig:
     this, and more to a batch; None for the full length from the start."""
     validation_fraction: float = 0.05
     """Share of the content that is held out."""
-    validation_bytes: int = 262_144
-    """How much of the held-out content an evaluation reads, at most."""
+    validation_path: Path | None = None
+    """Sequences or pairs, as at path, to hold out in the place of a share."""
+    validation_bytes: int | None = 262_144
+    """How much of the held-out content an evaluation reads, at most; None for all."""
 
     def __post_init__(self):
         _at_least(1, self, "window_bytes", "context_bytes")
@@ -127,6 +143,20 @@ class DataConfig:
                 "`validation_fraction` must lie in (0, 1), got "
                 f"{self.validation_fraction}."
             )
+        if self.target_path is not None and self.kind != "pairs":
+            raise ValueError(
+                "`target_path` must be None but for the kind 'pairs', got "
+                f"{str(self.target_path)!r} for {self.kind!r}."
+            )
+        if self.validation_path is not None and (
+            self.kind not in ("sequences", "pairs") or self.target_path is not None
+        ):
+            raise ValueError(
+                "`validation_path` must be None but for sequences, or pairs of one "
+                f"file, got {str(self.validation_path)!r} for {self.kind!r}."
+            )
+        if self.validation_bytes is None:
+            return
         if self.validation_bytes < self.window_bytes:
             raise ValueError(
                 f"`validation_bytes` must hold a window of {self.window_bytes} bytes, "
@@ -248,11 +278,12 @@ class TrainConfig:
                 f"`window_bytes` must be a multiple of `bytes_per_step` = {per_step}, "
                 f"got {window}; the nearest below is {window - window % per_step}."
             )
-        if (self.data.kind != "bytes") != self.model.use_context:
+        needed = self.data.kind not in ("bytes", "sequences")
+        if needed != self.model.use_context:
             raise ValueError(
                 "`use_context` must be on for pairs, copy and needle, which have "
-                f"contexts, and off for bytes, got {self.model.use_context} for "
-                f"{self.data.kind!r}."
+                "contexts, and off for bytes and sequences, got "
+                f"{self.model.use_context} for {self.data.kind!r}."
             )
         if self.data.kind == "copy" and window != self.data.context_bytes:
             raise ValueError(

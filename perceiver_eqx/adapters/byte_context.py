@@ -18,7 +18,7 @@ from .bytes import ByteInput, ByteInputState
 
 # A longer context is read in pieces of so many bytes, and again in the backward pass:
 # then the memory is that of one piece, and of what is kept of all.
-CONTEXT_PIECE = 1 << 16
+CONTEXT_PIECE = 1 << 14
 
 
 class ByteContext(eqx.Module):
@@ -98,12 +98,14 @@ class ContextReader:
         piece = max(CONTEXT_PIECE // patch, 1) * patch
         whole, found = size // piece if size > piece else 0, []
         if whole:
+            # A loop keeps what it computes apart by itself.
+            read = jax.checkpoint(self._read, prevent_cse=False)
             of_pieces = (
                 context[: whole * piece].reshape(whole, piece),
                 jnp.clip(length - piece * jnp.arange(whole), 0, piece),
                 None if key is None else jr.split(key, whole),
             )
-            carry, more = lax.scan(jax.checkpoint(self._read), carry, of_pieces)
+            carry, more = lax.scan(read, carry, of_pieces)
             found.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), more))
         if whole * piece < size:
             left = length - whole * piece

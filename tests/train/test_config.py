@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,12 @@ from train.config import (
         (ModelConfig, {"dropout": 1.0}, r"`dropout` must lie in \[0, 1\), got 1.0"),
         (DataConfig, {"validation_fraction": 0.0}, "`validation_fraction` must lie in"),
         (DataConfig, {"validation_bytes": 10}, "`validation_bytes` must hold a window"),
+        (DataConfig, {"target_path": Path("x")}, "`target_path` must be None but for"),
+        (
+            DataConfig,
+            {"validation_path": Path("x")},
+            "`validation_path` must be None but",
+        ),
         (OptimConfig, {"learning_rate": 0.0}, "`learning_rate` must be above 0"),
         (OptimConfig, {"b2": 1.0}, r"`b2` must lie in \[0, 1\)"),
         (OptimConfig, {"final_share": 2.0}, r"`final_share` must lie in \[0, 1\]"),

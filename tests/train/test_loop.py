@@ -151,8 +151,9 @@ def test_sample_goes_on_from_a_prompt(unbroken, capfdbinary):
 def test_evaluate_prints_the_last_validation(unbroken, capsys):
     config, _ = unbroken
     model, data = str(config.out / "model.safetensors"), str(config.data.path)
-    sizes = "--window-bytes 128 --batch-size 4 --chunk-steps 8 --max-bytes 1024"
-    main(["evaluate", "--model", model, "--path", data, *sizes.split()])
+    sizes = "--data.window-bytes 128 --batch-size 4 --chunk-steps 8"
+    some = ["--data.path", data, "--data.validation-bytes", "1024"]
+    main(["evaluate", "--model", model, *some, *sizes.split()])
     printed = capsys.readouterr().out
     last = [r for r in numbers(config.out) if r["kind"] == "validation"][-1]
     assert abs(float(printed.split()[0]) - last["bits_per_byte"]) < 1e-3
@@ -185,6 +186,16 @@ def test_pairs_are_learned_and_sampled_by_their_source(tmp_path, capsys):
     model = str(config.out / "model.safetensors")
     main(["sample", "--model", model, "--context", "12-345", "--temperature", "0"])
     assert not capsys.readouterr().out.startswith("def ")
+    made = tmp_path / "made.tsv"
+    data = f"--data.kind pairs --data.path {path} --data.context-bytes 8"
+    sizes = "--data.window-bytes 16 --batch-size 4 --rows 5 --part all"
+    main(["evaluate", "--model", model, *f"{data} {sizes} --made {made}".split()])
+    bits, right = capsys.readouterr().out.splitlines()
+    assert float(bits.split()[0]) < 7
+    assert " of 5 targets right, word errors " in right
+    for line in made.read_bytes().splitlines():
+        source, target, _ = line.split(b"\t")
+        assert target == source[::-1]
 
 
 def test_a_context_is_for_pairs_and_for_nothing_else():
@@ -215,6 +226,12 @@ def test_a_task_that_is_made_up_is_trained_and_evaluated(tmp_path, capsys):
     seen = [r["bytes_seen"] for r in numbers(config.out) if r["kind"] == "train"]
     assert seen == [64, 128, 192]
     model = str(config.out / "model.safetensors")
-    arguments = ["--task", "needle", "--path", str(path), "--rows", "3"]
-    main(["evaluate", "--model", model, "--context-bytes", "64", *arguments])
-    assert " of 3 sequences in all, of contexts of 64 bytes" in capsys.readouterr().out
+    arguments = ["--data.kind", "needle", "--data.path", str(path), "--rows", "3"]
+    picture = tmp_path / "right.png"
+    arguments += ["--lengths", "64", "48", "--picture", str(picture)]
+    main(["evaluate", "--model", model, *arguments])
+    printed = capsys.readouterr().out
+    for line, length in zip(printed.splitlines(), (64, 48), strict=True):
+        assert line.startswith(f"contexts of {length} bytes: ")
+        assert line.endswith(" of 3 sequences in all")
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -10,6 +10,7 @@ from train.data.pairs import (
     Pair,
     fingerprint_of_pairs,
     read_pairs,
+    read_sequences,
     split_pairs,
 )
 
@@ -57,8 +58,85 @@ def test_what_is_no_pair_is_refused_by_its_line(tmp_path, name, content, message
 
 
 def test_a_missing_file_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file of pairs at"):
-        read_pairs(tmp_path / "none.tsv")
+    for paths in ((tmp_path / "none.tsv",), (tmp_path, tmp_path / "none")):
+        with pytest.raises(FileNotFoundError, match="no file or folder at .*none"):
+            read_pairs(*paths)
+
+
+def folder(path, texts):
+    for name, text in texts.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(text)
+    return path
+
+
+def test_sources_and_targets_that_stand_apart_are_matched(tmp_path):
+    """By their lines, and by the names of their files in two folders."""
+    files = folder(
+        tmp_path, {"a.en": b"one\ntwo\n\nlast", "a.es": b"uno\r\ndos\n\nfin"}
+    )
+    found = read_pairs(files / "a.en", files / "a.es")
+    assert found == [Pair(b"one", b"uno"), Pair(b"two", b"dos"), Pair(b"last", b"fin")]
+    sources = folder(tmp_path / "in", {"b.png": b"pixels", "a/b.png": b"others"})
+    targets = folder(tmp_path / "out", {"b.txt": b"label", "a/b.txt": b"another"})
+    found = read_pairs(sources, targets, read=lambda file: file.read_bytes().upper())
+    assert found == [Pair(b"OTHERS", b"ANOTHER"), Pair(b"PIXELS", b"LABEL")]
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "message"),
+    [
+        ({"a": b"x"}, {"b": b"y"}, "same names, but 2 stand alone in .*: a, b"),
+        ({"a": b"x", "c": b"z"}, {"a": b"y"}, "1 stand alone in .*: c"),
+        (
+            {"a.x": b"x", "a.y": b"x"},
+            {"a": b"y"},
+            "more than their suffixes, got .*a.x",
+        ),
+        ({"a": b"x"}, {"a": b"\0"}, "out.a.*: the target holds a byte 0"),
+    ],
+)
+def test_files_that_are_no_pairs_are_refused_by_name(
+    tmp_path, sources, targets, message
+):
+    places = folder(tmp_path / "in", sources), folder(tmp_path / "out", targets)
+    with pytest.raises(ValueError, match=message):
+        read_pairs(*places)
+
+
+def test_unequal_lines_and_a_file_beside_a_folder_are_refused(tmp_path):
+    folder(tmp_path, {"a": b"1\n2\n3", "b": b"1\n2", "c/d": b"1"})
+    with pytest.raises(ValueError, match="as many lines, got 3 of .*a' and 2 of .*b'"):
+        read_pairs(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(ValueError, match="two files or two folders"):
+        read_pairs(tmp_path / "a", tmp_path / "c")
+
+
+def test_sequences_are_files_or_lines_or_texts(tmp_path):
+    expected = [Pair(b"", b"one"), Pair(b"", b"two\tx")]
+    folder(tmp_path, {"f/1": b"one", "f/2": b"two\tx", "lines": b"one\n\ntwo\tx\n"})
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('"one"\n"two\\tx"\n')
+    for path in (tmp_path / "f", tmp_path / "lines", texts):
+        assert read_sequences(path) == expected
+    texts.write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="line 1 of .*must be a text"):
+        read_sequences(texts)
+    assert set(split_pairs(expected, 0.5)[0]) < set(expected)
+
+
+def test_targets_without_an_end_are_of_one_length_and_may_hold_it(tmp_path):
+    path = folder(tmp_path, {"1": b"a\0", "2": b"\0b"})
+    pairs = read_sequences(path, ends=False)
+    assert pairs == [Pair(b"", b"a\0"), Pair(b"", b"\0b")]
+    examples = Examples(pairs, window_bytes=2, context_bytes=None, per_step=2, end=b"")
+    (batch,) = validation_pairs(examples, batch_size=2)
+    assert sorted(batch) == ["bytes", "length"]
+    assert batch["bytes"].tolist() == [[97, 0], [0, 98]]
+    assert batch["length"].tolist() == [2, 2]
+    (path / "3").write_bytes(b"abc")
+    with pytest.raises(ValueError, match="of one length .* 2 of .*1, 3 of .*3"):
+        read_sequences(path, ends=False)
 
 
 @given(many, st.floats(0.01, 0.99))

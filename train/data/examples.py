@@ -20,8 +20,9 @@ class Examples:
         pairs: at least one.
         window_bytes: room for a target and the byte that ends it, a multiple of
             `per_step`.
-        context_bytes: room for a source, at least 1.
+        context_bytes: room for a source, at least 1; `None` for targets alone.
         per_step: bytes of a step of the model.
+        end: what each target is to end with.
 
     Raises:
         ValueError: a pair finds no room; the longest is told.
@@ -32,28 +33,32 @@ class Examples:
         pairs: Sequence[Pair],
         *,
         window_bytes: int,
-        context_bytes: int,
+        context_bytes: int | None,
         per_step: int,
+        end: bytes = END,
     ):
+        target = max(len(p.target) for p in pairs) + len(end)
+        source = max(len(p.source) for p in pairs)
         for name, room, longest in (
-            ("window_bytes", window_bytes, max(len(p.target) + 1 for p in pairs)),
-            ("context_bytes", context_bytes, max(len(p.source) for p in pairs)),
+            ("window_bytes", window_bytes, target),
+            ("context_bytes", context_bytes, source),
         ):
-            if longest > room:
+            if room is not None and longest > room:
                 raise ValueError(
                     f"`{name}` must have room for the longest text of a pair (a target "
                     f"with its end), {longest} bytes, got {room}."
                 )
-        self.pairs = pairs
-        steps = window_bytes // per_step
+        self.pairs, self.end = pairs, end
+        self.has_sources = context_bytes is not None
+        steps, context = window_bytes // per_step, context_bytes or 0
         self.shapes = [
-            (-(-steps // part) * per_step, -(-context_bytes // part)) for part in PARTS
+            (-(-steps // part) * per_step, -(-context // part)) for part in PARTS
         ]
         self.shape_of = [
             next(
                 at
                 for at, (target, source) in enumerate(self.shapes)
-                if len(pair.target) < target and len(pair.source) <= source
+                if len(pair.target + end) <= target and len(pair.source) <= source
             )
             for pair in pairs
         ]
@@ -65,17 +70,18 @@ class Examples:
         found = {
             "bytes": np.zeros((size, target_bytes), np.uint8),
             "length": np.zeros(size, np.int32),
-            "context": np.zeros((size, source_bytes), np.uint8),
-            "context_length": np.zeros(size, np.int32),
         }
+        if self.has_sources:
+            found["context"] = np.zeros((size, source_bytes), np.uint8)
+            found["context_length"] = np.zeros(size, np.int32)
         for row, number in enumerate(numbers):
             pair = self.pairs[number]
-            for name, length, text in (
-                ("context", "context_length", pair.source),
-                ("bytes", "length", pair.target + END),
-            ):
-                found[name][row, : len(text)] = np.frombuffer(text, np.uint8)
-                found[length][row] = len(text)
+            texts = {"bytes": pair.target + self.end, "context": pair.source}
+            for name, length in (("bytes", "length"), ("context", "context_length")):
+                if name in found:
+                    text = texts[name]
+                    found[name][row, : len(text)] = np.frombuffer(text, np.uint8)
+                    found[length][row] = len(text)
         return found
 
 
@@ -116,7 +122,7 @@ def validation_pairs(
             least one; `None` for all.
     """
     count = len(examples.pairs)
-    total = sum(len(pair.target) + 1 for pair in examples.pairs)
+    total = sum(len(pair.target + examples.end) for pair in examples.pairs)
     if max_bytes is not None and total > max_bytes:
         count = max(1, count * max_bytes // total)
     chosen = np.arange(count) * len(examples.pairs) // count

@@ -1,4 +1,4 @@
-"""Any file or folder of files as bytes, memory-mapped, and split by content.
+"""Any file or folder of files as bytes, and split by content.
 
 Files are cut into segments, and the hash of a segment's own bytes decides whether
 it is trained on or held out. Equal content therefore never lies on both sides, and
@@ -8,9 +8,11 @@ renaming, moving or adding files leaves the content that was there on its side.
 import os
 import stat
 import sysconfig
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 
 
@@ -18,6 +20,9 @@ _NOT_LIBRARY_CODE = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 )
 _CHUNK_BYTES = 1 << 20
+
+# From a file to what a model reads of it.
+Read = Callable[[Path], bytes]
 
 # One segment of two is a poor validation set, so that little data is cut finer, down
 # to a size below which a segment says nothing about the rest.
@@ -31,7 +36,7 @@ class Segment:
 
     Args:
         path: the file.
-        start: the first byte's offset in the file.
+        start: the first byte's offset in what is read of the file.
         length: number of bytes, at least 1.
         file_bytes: the size of the whole file when it was hashed.
         digest: the hash of the bytes, in hexadecimal.
@@ -103,7 +108,11 @@ def _walk(root: Path, skip: Collection[str]) -> Iterator[Path]:
 
 
 def split(
-    files: Sequence[Path], *, validation_fraction: float, segment_bytes: int = 1 << 20
+    files: Sequence[Path],
+    *,
+    validation_fraction: float,
+    segment_bytes: int = 1 << 20,
+    read: Read | None = None,
 ) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
     """Cuts files into segments and parts them by the hash of their content.
 
@@ -117,6 +126,7 @@ def split(
             (0, 1).
         segment_bytes: the length of all segments but the last of each file, in bytes,
             at least 1. It is halved, to no less than 256, until there are 32 segments.
+        read: what to cut of a file; `None` for its bytes as they are.
 
     Returns:
         The segments to train on, and those that are held out.
@@ -132,14 +142,14 @@ def split(
         )
     if segment_bytes < 1:
         raise ValueError(f"`segment_bytes` must be at least 1; got {segment_bytes}.")
-    sizes = [file.stat().st_size for file in files]
+    sizes = [len(read(file)) if read else file.stat().st_size for file in files]
     while (
         segment_bytes // 2 >= _SMALLEST_SEGMENT
         and sum(-(-size // segment_bytes) for size in sizes) < _ENOUGH_SEGMENTS
     ):
         segment_bytes //= 2
 
-    segments = cut(files, segment_bytes)
+    segments = cut(files, segment_bytes, read)
     digests = {segment.digest for segment in segments}
     if len(digests) < 2:
         raise ValueError(
@@ -154,24 +164,30 @@ def split(
     )
 
 
-def cut(files: Sequence[Path], segment_bytes: int = 1 << 20) -> tuple[Segment, ...]:
+def cut(
+    files: Sequence[Path], segment_bytes: int = 1 << 20, read: Read | None = None
+) -> tuple[Segment, ...]:
     """Cuts files into segments, and keeps them all.
 
     Args:
         files: as `find_files` gives them.
-        segment_bytes: as in `split`.
+        segment_bytes, read: as in `split`.
 
     Raises:
         ValueError: a file shrank while it was read.
     """
     return tuple(
-        segment for file in files for segment in _segments(file, segment_bytes)
+        segment for file in files for segment in _segments(file, segment_bytes, read)
     )
 
 
-def _segments(file: Path, segment_bytes: int) -> Iterator[Segment]:
-    size = file.stat().st_size
-    with file.open("rb") as opened:
+def _segments(file: Path, segment_bytes: int, read: Read | None) -> Iterator[Segment]:
+    file_bytes = size = file.stat().st_size
+    opener = partial(file.open, "rb")
+    if read is not None:
+        content = read(file)
+        opener, size = partial(BytesIO, content), len(content)
+    with opener() as opened:
         for start in range(0, size, segment_bytes):
             length = min(segment_bytes, size - start)
             hasher, left = blake2b(digest_size=16), length
@@ -181,7 +197,7 @@ def _segments(file: Path, segment_bytes: int) -> Iterator[Segment]:
                     raise changed(file, size, opened.tell())
                 hasher.update(chunk)
                 left -= len(chunk)
-            yield Segment(file, start, length, size, hasher.hexdigest())
+            yield Segment(file, start, length, file_bytes, hasher.hexdigest())
 
 
 def held_out_digests(digests: set[str], validation_fraction: float) -> set[str]:

@@ -1,29 +1,29 @@
-"""The segments of many files as one stream of bytes, memory-mapped."""
+"""The segments of many files as one stream of bytes."""
 
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from .files import Segment, changed, cut, find_files, fingerprint, split
+from .files import Read, Segment, changed, cut, find_files, fingerprint, split
 
 
-_OPEN_MAPS = 64
+_OPEN_FILES = 64
 
 
 def open_split(
-    path: Path | None, validation_fraction: float
+    path: Path | None, validation_fraction: float, read: Read | None = None
 ) -> tuple["ByteStream", "ByteStream", str]:
     """Opens a file or folder as two streams of bytes.
 
     Args:
         path: as `find_files` takes it.
-        validation_fraction: as `split` takes it.
+        validation_fraction, read: as `split` takes them.
 
     Returns:
         The bytes to train on, those held out, and the fingerprint of both.
@@ -31,20 +31,23 @@ def open_split(
     Raises:
         FileNotFoundError, ValueError: as `find_files` and `split` raise them.
     """
-    train, held_out = split(find_files(path), validation_fraction=validation_fraction)
-    return ByteStream(train), ByteStream(held_out), fingerprint((*train, *held_out))
+    files, fraction = find_files(path), validation_fraction
+    train, held_out = split(files, validation_fraction=fraction, read=read)
+    name = fingerprint((*train, *held_out))
+    return ByteStream(train, read), ByteStream(held_out, read), name
 
 
-def open_all(path: Path | None) -> "ByteStream":
+def open_all(path: Path | None, read: Read | None = None) -> "ByteStream":
     """Opens a file or folder as one stream of all its bytes, in the order of its files.
 
     Args:
         path: as `find_files` takes it.
+        read: as `cut` takes it.
 
     Raises:
         FileNotFoundError, ValueError: as `find_files` and `cut` raise them.
     """
-    return ByteStream(cut(find_files(path)))
+    return ByteStream(cut(find_files(path), read=read), read)
 
 
 class ByteStream:
@@ -54,23 +57,26 @@ class ByteStream:
 
     Args:
         segments: at least one.
+        read: as `cut` took it; `None` maps the files, others are read once they are
+            needed, and the last ones kept.
 
     Raises:
         ValueError: there are no segments.
     """
 
-    def __init__(self, segments: Sequence[Segment]):
+    def __init__(self, segments: Sequence[Segment], read: Read | None = None):
         if not segments:
             raise ValueError("`segments` must not be empty; pass a side of `split`.")
         self.segments = tuple(segments)
         self._ends = list(accumulate(segment.length for segment in segments))
-        self._open = lru_cache(maxsize=_OPEN_MAPS)(_memory_map)
+        opener = _memory_map if read is None else partial(_content, read)
+        self._read, self._open = read, lru_cache(maxsize=_OPEN_FILES)(opener)
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __reduce__(self):
-        return ByteStream, (self.segments,)
+        return ByteStream, (self.segments, self._read)
 
     def read(self, start: int, length: int) -> UInt8[np.ndarray, " {length}"]:
         """Copies out a stretch of the stream.
@@ -99,13 +105,17 @@ class ByteStream:
             # Touching a map beyond the end of a shrunken file would kill the process.
             if (found := os.stat(segment.path).st_size) != segment.file_bytes:
                 raise changed(segment.path, segment.file_bytes, found)
-            begin = segment.start + offset
-            out[filled : filled + count] = self._open(segment.path)[
-                begin : begin + count
-            ]
+            content, begin = self._open(segment.path), segment.start + offset
+            if content.size < begin + count:
+                raise changed(segment.path, begin + count, content.size)
+            out[filled : filled + count] = content[begin : begin + count]
             filled, index = filled + count, index + 1
         return out
 
 
 def _memory_map(path: Path) -> np.memmap:
     return np.memmap(path, dtype=np.uint8, mode="r")
+
+
+def _content(read: Read, path: Path) -> UInt8[np.ndarray, " size"]:
+    return np.frombuffer(read(path), np.uint8)

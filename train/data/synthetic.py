@@ -1,7 +1,8 @@
 """Tasks that are made up as they are asked for: to copy backwards, and to find.
 
-Sequences may begin short and grow, at as many bytes a batch: what is to be learnt is
-the same at every length, and a short one is tried more often.
+Sequences may begin short and grow, at as many bytes a batch, up to `MOST_ROWS`
+sequences: what is to be learnt is the same at every length, and a short one is tried
+more often.
 """
 
 import math
@@ -19,6 +20,8 @@ LINE = KEY + VALUE + 3
 _A_TO_Z, _0_TO_9 = (97, 123), (48, 58)
 # How much longer sequences become at once.
 GROWTH = 8
+# Sequences of a batch, at most: of short ones, more teach no better.
+MOST_ROWS = 128
 
 # Makes rows of a length, of numbers that are drawn.
 Make = Callable[[np.random.Generator, int, int], Batch]
@@ -117,14 +120,16 @@ def growing(
 
     Args:
         lengths: as `lengths_of` gives them.
-        batch_size: sequences of the full length in a batch; of shorter ones, more.
+        batch_size: sequences of the full length in a batch; of shorter ones, more, up
+            to `MOST_ROWS`.
         start: number of the first batch.
     """
     full, number = lengths[-1][0], start
     while True:
         length = max(n for n, begin in lengths if begin <= number)
         rng = np.random.default_rng((seed, 0, number))
-        yield make(rng, batch_size * full // length, length)
+        more = min(batch_size * full // length, MOST_ROWS)
+        yield make(rng, max(batch_size, more), length)
         number += 1
 
 

@@ -111,7 +111,8 @@ def read_by_transformer(model: ByteTransformer, prompt: np.ndarray) -> CachedRow
 
 def read_by_byte_lm(model: ByteLM, prompt: np.ndarray) -> ByteRow:
     """The row after a context."""
-    ((state, recent),) = read_prompts(model, [prompt], 1, None, None)
+    read = read_prompts(model, [prompt], 1, None, None)
+    state, recent = jax.tree.map(lambda x: x[0], read)
     return ByteRow(state, jnp.asarray(recent), jnp.zeros((), jnp.int32))
 
 

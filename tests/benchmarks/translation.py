@@ -1,0 +1,222 @@
+"""Translation beside a decoder-only Transformer: the same pairs, the same seconds of
+training on the same device, one after the other.
+
+    python -m tests.benchmarks.translation --path PAIRS.tsv --seconds 150
+
+The Transformer reads a source, a tab, and the target it is to go on with; `ByteLM` has
+the source as its context. Both are trained by the same optimizer on all their bytes,
+and make the likeliest byte each time.
+"""
+
+import argparse
+import ast
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax import lax
+
+from perceiver_eqx import ByteLM
+from train.configs import load
+from train.data.examples import Examples, training_pairs, validation_pairs
+from train.data.pairs import END, Pair, read_pairs, split_pairs
+from train.loss import batch_bits
+from train.optim import muon
+from train.targets import agreement, make_targets, targets_of
+
+from .quality.inference import cached_row, predict
+from .quality.models import ByteTransformer
+
+
+TAB = b"\t"
+TRIAL_STEPS = 60
+WARMUP = 0.03
+TRANSFORMER = {"dim": 384, "num_layers": 8, "num_heads": 6, "context": 1160}
+
+
+def of_one_text(pairs: list[Pair]) -> list[Pair]:
+    """Pairs as the Transformer reads them: all of it is the target."""
+    return [Pair(b"", pair.source + TAB + pair.target) for pair in pairs]
+
+
+def transformer_bits(model: ByteTransformer, batch, key, *, of_targets: bool = False):
+    """Bits and bytes of a batch, both summed: of all its bytes, or of those behind the
+    tab alone."""
+    keys = None if key is None else jr.split(key, len(batch["length"]))
+
+    def one(data, length, key):
+        bits = model.bits(data, key=key)
+        counts = jnp.arange(data.size) < length
+        if of_targets:
+            counts &= jnp.cumsum(data == TAB[0]) > 0
+            counts &= jnp.arange(data.size) != jnp.argmax(data == TAB[0])
+        return jnp.where(counts, bits, 0).sum(), counts.sum()
+
+    bits, count = jax.vmap(one)(batch["bytes"], batch["length"], keys)
+    return bits.sum(), count.sum()
+
+
+def fit(model, bits: Callable, batches: Iterator, seconds: float, rate: float, say):
+    """The model after so many seconds of steps; the learning rate falls with them."""
+    arrays, static = eqx.partition(model, eqx.is_array)
+
+    def optimizer(steps):
+        def schedule(count):
+            share = count / steps
+            falling = 0.05 + 0.95 * (1 + jnp.cos(jnp.pi * jnp.minimum(share, 1))) / 2
+            return rate * jnp.minimum(share / WARMUP, 1) * falling
+
+        return muon(
+            schedule, b1=0.9, b2=0.98, weight_decay=0.1, clip_norm=1.0, dtype="bfloat16"
+        )
+
+    @jax.jit
+    def step(arrays, state, batch, key, steps):
+        def loss(arrays):
+            total, count = bits(eqx.combine(arrays, static), batch, key)
+            return total / count
+
+        value, gradient = jax.value_and_grad(loss)(arrays)
+        updates, state = optimizer(steps).update(gradient, state, arrays)
+        return eqx.apply_updates(arrays, updates), state, value
+
+    def run(steps: int, most: float):
+        now, state, last = arrays, optimizer(1.0).init(arrays), []
+        begun = time.perf_counter()
+        for number in range(steps):
+            batch = jax.tree.map(jnp.asarray, next(batches))
+            key = jr.fold_in(jr.key(1), number)
+            now, state, value = step(now, state, batch, key, jnp.float32(steps))
+            last = [*last[-49:], value]
+            if number % 50 == 49 and time.perf_counter() - begun > most:
+                break
+        jax.block_until_ready(now)
+        return now, time.perf_counter() - begun, float(np.mean(jax.device_get(last)))
+
+    run(TRIAL_STEPS, np.inf)  # compiles each shape
+    _, taken, _ = run(TRIAL_STEPS, np.inf)
+    steps = max(1, int(seconds / taken * TRIAL_STEPS))
+    trained, taken, last = run(steps, 1.05 * seconds)
+    say(steps=steps, seconds=taken, train_bits=last)
+    return eqx.combine(trained, static)
+
+
+def transformer_targets(
+    model: ByteTransformer, sources: list[bytes], num_bytes: int, batch_size: int
+) -> list[bytes]:
+    """The likeliest byte each time, after each source and a tab."""
+    room = max(map(len, sources)) + 1 + num_bytes
+
+    @jax.jit
+    def write(prompts, lengths):
+        def one(prompt, length):
+            def take(row, place):
+                row, logits = predict(model, row)
+                byte = jnp.where(place < length, prompt[place], logits.argmax())
+                return eqx.tree_at(lambda r: r.last, row, byte.astype(jnp.int32)), byte
+
+            return lax.scan(take, cached_row(model, room), jnp.arange(room))[1]
+
+        return jax.vmap(one)(prompts, lengths)
+
+    made = []
+    for first in range(0, len(sources), batch_size):
+        texts = [source + TAB for source in sources[first : first + batch_size]]
+        prompts = np.zeros((batch_size, room), np.int32)
+        lengths = np.ones(batch_size, np.int32)
+        for at, text in enumerate(texts):
+            prompts[at, : len(text)], lengths[at] = np.frombuffer(text, "u1"), len(text)
+        written = np.asarray(write(prompts, lengths), np.uint8)
+        for row, text in zip(written, texts, strict=False):
+            made.append(row.tobytes()[len(text) :].split(END)[0])
+    return made
+
+
+def held_out_bits(model, bits, examples: Examples, batch_size: int) -> float:
+    run, total, count = eqx.filter_jit(lambda m, b: bits(m, b, None)), 0.0, 0
+    for batch in validation_pairs(examples, batch_size=batch_size):
+        of_batch, num_bytes = run(model, jax.tree.map(jnp.asarray, batch))
+        total, count = total + float(of_batch), count + int(num_bytes)
+    return total / count
+
+
+def options_of(text: str) -> dict:
+    """`a=1,b=(2,3)` as arguments."""
+    call = ast.parse(f"f({text})", mode="eval").body
+    return {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--path", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--models", nargs="+", default=["ours", "transformer"])
+    parser.add_argument("--rate", type=float, default=4e-3)
+    parser.add_argument("--ours", type=options_of, default={})
+    parser.add_argument("--transformer", type=options_of, default={})
+    parser.add_argument("--out", type=Path, default=None)
+    given = parser.parse_args()
+    train, held_out = split_pairs(read_pairs(given.path), 0.05)
+    config, sizes = load("verses"), {"batch_size": given.batch_size}
+    model_config = replace(config.model, **given.ours)
+    found = targets_of(held_out)
+    sources = list(found)[:: -(-len(found) // given.rows)]
+    lines = [[source, found[source][0]] for source in sources]
+    for name in given.models:
+        result = {"model": name}
+        if name == "ours":
+            shape = {
+                "window_bytes": config.data.window_bytes,
+                "context_bytes": config.data.context_bytes,
+                "per_step": model_config.bytes_per_step,
+            }
+            examples, others = Examples(train, **shape), Examples(held_out, **shape)
+            model = ByteLM(**vars(model_config), key=jr.key(0))
+
+            def bits(model, batch, key):
+                return batch_bits(model, batch, key, chunk_steps=1 << 20)
+
+            of_targets = bits
+        else:
+            shape = {"window_bytes": 1144, "context_bytes": None, "per_step": 1}
+            examples = Examples(of_one_text(train), **shape)
+            others = Examples(of_one_text(held_out), **shape)
+            arguments = {"dropout": 0.2, **TRANSFORMER, **given.transformer}
+            model, bits = ByteTransformer(**arguments, key=jr.key(0)), transformer_bits
+
+            def of_targets(model, batch, key):
+                return transformer_bits(model, batch, key, of_targets=True)
+
+        leaves = jax.tree.leaves(eqx.filter(model, eqx.is_array))
+        result["parameters"] = sum(x.size for x in leaves)
+        batches = training_pairs(examples, seed=0, **sizes)
+        model = fit(model, bits, batches, given.seconds, given.rate, result.update)
+        result["target_bits"] = held_out_bits(model, of_targets, others, 64)
+        begun = time.perf_counter()
+        if name == "ours":
+            most = config.data.window_bytes
+            made = make_targets(
+                model, sources, num_bytes=most, stop=END, batch_size=128
+            )
+        else:
+            made = transformer_targets(model, sources, 600, 128)
+        result["making_seconds"] = time.perf_counter() - begun
+        result |= agreement(made, [found[source] for source in sources])._asdict()
+        print(json.dumps(result), flush=True)
+        for line, one in zip(lines, made, strict=True):
+            line.append(one)
+    if given.out is not None:
+        given.out.write_bytes(b"".join(TAB.join(line) + b"\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()
