@@ -1,6 +1,7 @@
 """Prompts, of any length, read into states."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -69,7 +70,7 @@ def _sources(
     if context is None:
         return None
     if not isinstance(context, list | tuple):
-        return [symbols_of("context", context)]
+        return [symbols_of("context", cast(Symbols, context))]
     if len(context) != count:
         raise ValueError(
             f"`context` must be one for all prompts or one for each, got "

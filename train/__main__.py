@@ -20,6 +20,7 @@ from . import configs
 from .accuracy import accuracy, plot_accuracy
 from .compress import compress, decompress
 from .config import DataConfig, SampleConfig, TrainConfig
+from .data.media import MediaConfig, decode
 from .data.pairs import END, Pair
 from .data.prepare import TASKS, prepare
 from .data.source import held_out_batches, make_of
@@ -27,6 +28,7 @@ from .data.synthetic import LINE, fresh, is_value
 from .evaluate import evaluate
 from .loop import train
 from .loss import batch_bits
+from .samples import save
 from .targets import agreement, make_targets, targets_of
 
 
@@ -60,6 +62,14 @@ class SampleOptions(SampleConfig):
     context: str | None = None
     """For a model of pairs, the source; it ends by itself, and begins with nothing if
     no prompt is given."""
+    context_path: Path | None = None
+    """The same from a file."""
+    save: Path | None = None
+    """A file of the kind that its suffix says, such as .wav, .png or .mid, for what was
+    made and the prompt."""
+    decode: bool = False
+    """Read context-path as sound, pictures, music or numbers, by its suffix."""
+    media: MediaConfig = field(default_factory=MediaConfig)
     seed: int = 0
     """The same seed gives the same bytes."""
 
@@ -194,12 +204,21 @@ def _sample(words: list[str]) -> None:
     prompt, stop = options.prompt.encode(), [text.encode() for text in options.stop]
     if options.prompt == "-":
         prompt = sys.stdin.buffer.read()
-    given = {}
-    if options.context is not None:
+    given, context, path = {}, options.context, options.context_path
+    if context is not None and path is not None:
+        raise ValueError(
+            f"`context` must be None beside `context_path`, got {context!r}."
+        )
+    if context is not None:
+        given["context"] = context.encode()
+    if path is not None:
+        read = partial(decode, media=options.media) if options.decode else None
+        given["context"] = path.read_bytes() if read is None else read(path)
+    if given:
         if prompt == SampleOptions().prompt.encode():
             prompt = b""
-        given["context"] = options.context.encode()
         stop.append(END)
+    made = bytearray()
     try:
         pieces = stream(
             model,
@@ -213,11 +232,14 @@ def _sample(words: list[str]) -> None:
         for piece in chain([prompt], pieces):
             output.write(piece)
             output.flush()
+            made += piece
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
         output.write(b"\n")
         output.flush()
+    if options.save is not None and save(bytes(made), options.save, options.media):
+        print(f"saved {options.save}", file=sys.stderr)
 
 
 def _prepare(words: list[str]) -> None:

@@ -217,6 +217,9 @@ class SampleConfig:
     """Keep this many of the most likely bytes."""
     top_p: float | None = None
     """Keep the most likely bytes up to this probability."""
+    suffix: Literal["", ".wav", ".png", ".mid"] = ""
+    """Save samples as files of this kind too, in the folder of the run, as sound, as
+    pictures or as music, as data.media says what bytes are."""
 
     def __post_init__(self):
         _at_least(1, self, "num_bytes")

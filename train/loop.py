@@ -4,7 +4,7 @@ import errno
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import optax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
-from perceiver_eqx import ByteLM, generate
+from perceiver_eqx import ByteLM
 from perceiver_eqx.pretrained import save as save_model
 
 from . import checkpoint
 from .config import (
     OptimConfig,
-    SampleConfig,
     TrainConfig,
     check_resumable,
     to_json,
 )
-from .data.pairs import END, Pair
 from .data.source import open_source
 from .evaluate import evaluate
 from .loss import Loss, batch_bits
 from .metrics import MetricsLog, plot_losses, read_metrics
 from .optim import adamw, muon
 from .report import Reporter
+from .samples import SAMPLED_KINDS, make_samples, save_samples, text_of
 from .step import TrainState, init_train_state, train_step
-
-
-# Pairs of which samples are shown.
-SAMPLED = 3
 
 
 def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> ByteLM:
@@ -130,12 +124,14 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
                     reporter.validation(
                         step, evaluate(state.model, held_out, eval_bits)
                     )
-                if samples and (source.held_out or config.data.kind == "bytes"):
+                if samples and config.data.kind in SAMPLED_KINDS:
                     key = jr.fold_in(sample_key, step)
-                    text = sample_text(
-                        state.model, config.sample, key, source.held_out[:SAMPLED]
-                    )
-                    reporter.sample(step, text)
+                    made = make_samples(state.model, config, key, source.held_out)
+                    reporter.sample(step, text_of(made))
+                    if config.sample.suffix and (
+                        path := save_samples(made, config, step)
+                    ):
+                        report(f"saved {path}")
                 if saves:
                     checkpoint.save(folder, step, state, record)
 
@@ -159,30 +155,6 @@ def _make_folder(folder: Path) -> None:
             f"`out` must be a folder that can be written, got {str(folder)!r}: "
             f"{error.strerror}. Pass another --out."
         ) from error
-
-
-def sample_text(
-    model: ByteLM, sample: SampleConfig, key: PRNGKeyArray, pairs: Sequence[Pair] = ()
-) -> str:
-    """The prompt and what the model adds to it, as text; or the sources of pairs, their
-    targets, and what the model makes of them."""
-
-    def shown(*parts: bytes) -> str:
-        return b"".join(parts).decode(errors="replace")
-
-    def generated(prompt: bytes, **options) -> bytes:
-        rules = sample.rules()
-        added = generate(model, prompt, sample.num_bytes, **rules, key=key, **options)
-        return np.asarray(added).tobytes()
-
-    if not pairs:
-        prompt = sample.prompt.encode()
-        return shown(prompt, generated(prompt))
-    found = [generated(b"", context=pair.source, stop=END) for pair in pairs]
-    return "\n".join(
-        f"{shown(pair.source)}\n  given {shown(pair.target)}\n  made  {shown(made)}"
-        for pair, made in zip(pairs, found, strict=True)
-    )
 
 
 def _schedule(optim: OptimConfig, steps: int) -> optax.Schedule:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.random as jr
 import numpy as np
 from rapidfuzz.distance import Levenshtein
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics.chrf import CHRF
 
 from perceiver_eqx import ByteLM, generate
 

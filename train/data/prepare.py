@@ -84,9 +84,8 @@ def _verses(out: Path) -> str:
         for book in (book for books in books.values() for book in books):
             for chapter, count in enumerate(book.chapter_lengths, 1):
                 for verse in range(1, count + 1):
-                    place = {"chapters": [chapter], "verses": [verse]}
                     pair = tuple(
-                        " ".join(text.get(books=[book.name], **place).split())
+                        " ".join(text.get([book.name], [chapter], [verse]).split())
                         for text in texts
                     )
                     if all(pair):
