@@ -72,6 +72,17 @@ def train(session: nox.Session) -> None:
 
 
 @nox.session
+def tasks(session: nox.Session) -> None:
+    """Fetch the data of each task config, and train and evaluate it, small.
+
+    `-- NAME ...` takes some of them. What needs Debian's packages is left out where
+    there is no apt-get, and told.
+    """
+    install(session, "tasks")
+    session.run("python", "-m", "tests.tasks", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time the kernels and a training step; print ratios and the compiler's memory.
 

@@ -95,6 +95,7 @@ class StreamModel(eqx.Module):
                 dtype that is not floating-point.
             TypeError: for an adapter that lacks a member, or unknown options.
         """
+        self.dtype = _checked_dtype(dtype)
         check_adapters("inputs", inputs, StreamInput)
         check_adapters("outputs", outputs, StreamOutput)
         check_sizes(latent_dim=latent_dim)
@@ -124,7 +125,6 @@ class StreamModel(eqx.Module):
             **options,
         )
         self.outputs = StreamsOut(outputs, latent_dim, key=keys[3])
-        self.dtype = _checked_dtype(dtype)
 
     @property
     def late(self) -> list[str]:
@@ -457,7 +457,7 @@ def _dim_of(context: Callable[..., Array]) -> int:
 def _checked_dtype(dtype: DTypeLike) -> DTypeLike:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"`dtype` must be floating-point, got {dtype!r}.")
-    if jnp.zeros((), dtype).dtype != dtype:
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ValueError(
             f"`dtype` {dtype!r} needs jax.config.update('jax_enable_x64', True)."
         )

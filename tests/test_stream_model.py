@@ -169,17 +169,14 @@ def test_a_step_changes_predictions_from_it_on_and_its_own_if_it_is_not_predicte
         assert np.all(seen[first:]), output
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_the_context_is_seen_by_all_steps_and_what_is_only_predicted_by_none(window):
-    model, streams = everything(window), some_streams(0)
-    before = run(model, streams, some_context(0))
-    other = run(model, streams, (some_context(0) + 1) % 11)
-    nothing = run(model, streams)
+def test_the_context_is_seen_by_all_steps_and_what_is_only_predicted_by_none():
+    model, streams, context = everything(), some_streams(0), some_context(0)
+    before = run(model, streams, context)
+    other = run(model, streams, (context + 1) % 11)
     label = {"label": changed("label", streams["label"])}
-    again = run(model, streams | label, some_context(0))
+    again = run(model, streams | label, context)
     for output in model.predicted:
         assert np.all(differs(before[output], other[output]))
-        assert np.all(differs(before[output], nothing[output]))
         assert not np.any(differs(before[output], again[output]))
 
 
@@ -237,9 +234,8 @@ def some_numbers(seed: int, steps: int = STEPS):
     }
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_by_gradient_predictions_depend_on_all_they_may_and_on_no_more(window):
-    model, streams = of_numbers(window), some_numbers(0)
+def test_by_gradient_predictions_depend_on_all_they_may_and_on_no_more():
+    model, streams = of_numbers(), some_numbers(0)
 
     @eqx.filter_jit
     def dependence(streams):
@@ -279,13 +275,11 @@ def written_out(model, streams, context=None):
     return found
 
 
-@pytest.mark.parametrize("context", [False, True])
 @pytest.mark.parametrize("window", [None, 2])
-def test_it_is_a_perceiver_between_adapters(window, context):
-    model, streams = everything(window), some_streams(0)
-    source = some_context(0) if context else None
-    found = run(model, streams, source)
-    for name, readout in written_out(model, streams, source).items():
+def test_it_is_a_perceiver_between_adapters(window):
+    model, streams, context = everything(window), some_streams(0), some_context(0)
+    found = run(model, streams, context)
+    for name, readout in written_out(model, streams, context).items():
         adapter = model.outputs.adapters[name]
         assert_close(found[name], adapter(jnp.asarray(readout, jnp.float32)))
 
@@ -311,12 +305,12 @@ def test_however_a_sequence_is_cut_the_predictions_are_equal(seed, cut):
         start += length
     found = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
     assert_close(found, run(model, streams, context))
+    assert state.num_bytes() == model.init_state(context).num_bytes()
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_a_step_predicted_and_then_put_is_a_step(window):
-    model, streams, context = everything(window), some_streams(0), some_context(0)
-    state = model.init_state(context, max_steps=STEPS)
+def test_a_step_predicted_and_then_put_is_a_step():
+    model, streams, context = everything(), some_streams(0), some_context(0)
+    state = model.init_state(context)
     expected = run(model, streams, context)
     predict = eqx.filter_jit(lambda model, state, one: model.predict(state, one))
     put = eqx.filter_jit(lambda model, state, one: model.put(state, one))
@@ -334,38 +328,24 @@ def piece_of(predictions, step: int):
     return jax.tree.map(lambda x: x[step : step + 1], predictions)
 
 
-def test_a_state_of_a_finite_window_keeps_its_size():
-    model, streams = of_numbers(), some_numbers(0, 20)
-    state = model.init_state()
-    size, found = state.num_bytes(), []
-    for step in range(20):
-        state, one = advance(model, state, piece(streams, step, step + 1))
-        found.append(one)
-    found = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
-    assert_close(found, run(model, streams))
-    assert state.num_bytes() == size
-
-
 @eqx.filter_jit
 def log_prob(model, streams, context=None, **counts):
     return model.log_prob(streams, context, **counts)
 
 
-@pytest.mark.parametrize("chunk_steps", [1, 4])
-def test_by_chunks_the_likelihood_of_every_adapter_is_that_of_the_whole(chunk_steps):
+def test_by_chunks_the_likelihood_of_every_adapter_is_that_of_the_whole():
     model, streams, context = everything(), some_streams(0), some_context(0)
-    found = log_prob(model, streams, context, chunk_steps=chunk_steps)
+    found = log_prob(model, streams, context, chunk_steps=4)
     assert_close(found, log_prob(model, streams, context))
 
 
 def test_by_chunks_gradients_are_those_of_the_whole():
-    model, context = translator(), some_context(0)
-    streams = for_translator(some_streams(0))
+    model = built({"x": Numbers(1, 2)}, {"x": Normal(1, 2)}, 2, num_layers=1)
+    streams = {"x": some_numbers(0)["b"]}
 
     def gradient(chunk_steps):
         def nats(model):
-            given = {"steps_count": jnp.int32(5), "chunk_steps": chunk_steps}
-            return model.log_prob(streams, context, **given)
+            return model.log_prob(streams, chunk_steps=chunk_steps)
 
         return eqx.filter_jit(eqx.filter_value_and_grad(nats))(model)
 
@@ -397,18 +377,18 @@ def test_what_is_kept_of_many_chunks_is_a_state_for_each():
     # Of eight more chunks: what goes from one to the next, and the streams themselves.
     data = sum(x.nbytes for x in for_translator(some_streams(0, 32)).values())
     handed_on = sum(x.nbytes for x in jax.tree.leaves(carry))
-    more = kept(64, 4) - kept(32, 4)
-    assert more <= 8 * handed_on + 2 * data
-    assert kept(64, None) - kept(32, None) > 8 * more
+    of_chunks = kept(64, 4)
+    assert of_chunks - kept(32, 4) <= 8 * handed_on + 2 * data
+    assert kept(64, None) > 4 * of_chunks
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_steps_that_do_not_count_change_no_number(window):
-    model, streams = translator(window), for_translator(some_streams(0))
+@pytest.mark.parametrize("chunk_steps", [None, 5])
+def test_steps_that_do_not_count_change_no_number(chunk_steps):
+    model, streams = translator(), for_translator(some_streams(0))
     other = {name: x.at[4:].set(changed(name, x)[4:]) for name, x in streams.items()}
-    context, count = some_context(0), jnp.int32(4)
+    context, counts = some_context(0), {"steps_count": jnp.int32(4)}
     one, same = (
-        log_prob(model, x, context, steps_count=count, chunk_steps=5)
+        log_prob(model, x, context, chunk_steps=chunk_steps, **counts)
         for x in (streams, other)
     )
     assert one == same
@@ -416,14 +396,14 @@ def test_steps_that_do_not_count_change_no_number(window):
 
 
 def test_a_context_that_is_filled_up_changes_no_number():
-    model, streams, context = everything(), some_streams(0), some_context(0)
-    count = jnp.int32(SOURCE)
-    found = [
+    model, context, count = translator(), some_context(0), jnp.int32(SOURCE)
+    streams = for_translator(some_streams(0))
+    one, same = (
         run(model, streams, jnp.concatenate([context, some_context(seed, 3)]), count)
         for seed in (1, 2)
-    ]
-    assert not any(np.any(differs(*(x[name] for x in found))) for name in found[0])
-    assert_close(found[0], run(model, streams, context))
+    )
+    assert not np.any(differs(one, same))
+    assert_close(one, run(model, streams, context))
 
 
 def test_batches_of_unequal_lengths_are_those_of_one():
@@ -446,45 +426,57 @@ def test_batches_of_unequal_lengths_are_those_of_one():
 
 
 def test_without_a_window_chunks_are_not_used():
-    model, context = translator(None), some_context(0)
     streams = for_translator(some_streams(0))
-    found = log_prob(model, streams, context, chunk_steps=1)
-    assert found == log_prob(model, streams, context)
+
+    def program(chunk_steps):
+        nats = functools.partial(translator(None).log_prob, chunk_steps=chunk_steps)
+        return str(jax.make_jaxpr(nats)(streams))
+
+    assert program(1) == program(None)
 
 
 def likeliest(logits, key):
     return jnp.argmax(logits, -1)
 
 
-LABEL = {"label": likeliest}
+def hashed(x, kinds: int):
+    """Kinds that a small change of a number changes, but no rounding."""
+    return jnp.floor(50 * x).astype(jnp.int32) * 977 % kinds
+
+
 DRAW = {
-    **LABEL,
-    "symbols": likeliest,
-    "notes": lambda logits, key: logits > 0,
-    # Steps so wide that rounding does not matter.
-    "sound": lambda mix, key: (mix.means[..., 0] > 2**15) * 40_000,
-    "video": lambda mix, key: (mix.means[..., 0] > 128).reshape(-1, 2, 2, 1) * 200,
+    "label": likeliest,
+    "symbols": lambda logits, key: hashed(logits[..., 0], 5),
+    "notes": lambda logits, key: hashed(logits, 2) == 1,
+    "sound": lambda mix, key: hashed(mix.means[..., 0] / 2**15, 2**16),
+    "video": lambda mix, key: hashed(mix.means / 2**7, 256).reshape(-1, 2, 2, 1),
 }
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_what_is_generated_is_what_is_predicted_of_it(window):
-    model, context = everything(window), some_context(0)
+def test_what_is_generated_is_what_is_predicted_of_it():
+    model, context = everything(), some_context(0)
     known = {name: some_streams(0)[name] for name in AT_ONCE}
     drawn = sample_steps(model, STEPS, known, context=context, draw=DRAW, key=jr.key(0))
     assert set(drawn) == {*LATE, *ONLY_OUT}
     predictions = run(model, drawn | known, context)
     for name, draw in DRAW.items():
         assert np.array_equal(drawn[name], draw(predictions[name], None)), name
-        assert len(np.unique(np.asarray(drawn[name]).reshape(STEPS, -1), axis=0)) > 1
-    # Gone on with from a state, by a model that is told the beginning.
+    for name in LATE:
+        assert np.any(drawn[name] != drawn[name][:1])
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_generation_goes_on_from_a_state(window):
+    model, context = translator(window), some_context(0)
+    audio = {"audio": some_streams(0)["audio"]}
+    draw = {"symbols": DRAW["symbols"]}
+    whole = sample_steps(model, STEPS, audio, context=context, draw=draw, key=jr.key(0))
     state = model.init_state(context, max_steps=STEPS)
-    state, _ = advance(model, state, piece(drawn | known, 0, 2))
+    state, _ = advance(model, state, piece(whole | audio, 0, 2))
     more = sample_steps(
-        model, 4, piece(known, 2, STEPS), state=state, draw=DRAW, key=jr.key(1)
+        model, 4, piece(audio, 2, STEPS), state=state, draw=draw, key=jr.key(1)
     )
-    for name in drawn:
-        assert np.array_equal(more[name], drawn[name][2:]), name
+    assert np.array_equal(more["symbols"], whole["symbols"][2:])
 
 
 def test_a_draw_is_by_the_adapter_from_what_was_predicted_before_it():
@@ -524,7 +516,8 @@ def test_without_feedback_any_number_of_steps_are_advanced():
     assert state.last == {}
     readout = written_out(model, audio)["label"]
     assert_close(found["label"], readout.astype(np.float32))
-    drawn = sample_steps(model, STEPS, audio, draw=LABEL, key=jr.key(0))["label"]
+    draw = {"label": likeliest}
+    drawn = sample_steps(model, STEPS, audio, draw=draw, key=jr.key(0))["label"]
     assert np.array_equal(drawn, readout.argmax(-1))
 
 
@@ -542,10 +535,9 @@ def test_it_computes_in_the_dtype_it_is_told_and_predicts_in_float32():
 def test_dropout_acts_where_a_key_is_given():
     model = translator(dropout=0.4)
     streams = for_translator(some_streams(0))
-    drop = eqx.filter_jit(lambda streams, key: model(streams, key=key)["symbols"])
-    assert not np.array_equal(drop(streams, jr.key(0)), drop(streams, None))
     nats = eqx.filter_jit(lambda key: model.log_prob(streams, key=key, chunk_steps=2))
-    assert nats(jr.key(0)) != nats(jr.key(1))
+    one, again, other = (nats(jr.key(seed)) for seed in (0, 0, 1))
+    assert one == again != other
 
 
 BAD_STREAMS = [
@@ -671,23 +663,3 @@ def test_an_adapter_that_gives_another_shape_is_refused():
     )
     with pytest.raises(ValueError, match=message):
         model({"x": jnp.zeros((3, 2))})
-
-
-def test_it_learns_a_stream_by_heart_and_says_it_again():
-    model = labeller()
-    streams = {name: some_streams(0)[name] for name in ("audio", "label")}
-
-    @eqx.filter_jit
-    @eqx.filter_grad
-    def slopes(model):
-        return -model.log_prob(streams)
-
-    for _ in range(60):
-        found = slopes(model)
-        norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(found)))
-        step = jax.tree.map(lambda x: -0.1 * x / norm, found)  # noqa: B023
-        model = eqx.apply_updates(model, step)
-    audio = {"audio": streams["audio"]}
-    said = sample_steps(model, STEPS, audio, draw=LABEL, key=jr.key(0))
-    assert np.array_equal(said["label"], streams["label"])
-    assert len(np.unique(streams["label"])) > 1

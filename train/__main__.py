@@ -116,7 +116,8 @@ class PrepareOptions:
     out: Path
     """The file or folder to make."""
     path: Path | None = None
-    """Of chorales, the .json of piano rolls, in the parts train, valid and test."""
+    """Of chorales, a .json of piano rolls in the parts train, valid and test; None for
+    those that music21 brings."""
     transpose: bool = False
     """Train on chorales in all twelve keys."""
 

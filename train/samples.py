@@ -54,17 +54,22 @@ def make_samples(
 
 
 def text_of(samples: Sequence[Sample]) -> str:
-    """Samples as text."""
+    """Samples as text; of what is none, how much there is."""
 
     def told(sample: Sample) -> str:
-        given, target, made = (
-            None if part is None else part.decode(errors="replace") for part in sample
-        )
-        if target is None:
-            return f"{given}{made}"
+        if sample.target is None:
+            return _shown(sample.given + sample.made)
+        given, target, made = map(_shown, (sample.given, sample.target, sample.made))
         return f"{given}\n  given {target}\n  made  {made}"
 
     return "\n".join(map(told, samples))
+
+
+def _shown(data: bytes) -> str:
+    text = data.decode(errors="replace")
+    controls = sum(not (letter.isprintable() or letter.isspace()) for letter in text)
+    # What a model makes of text may hold a few.
+    return text if controls <= len(text) // 8 else f"({len(data):,} bytes, no text)"
 
 
 def save_samples(

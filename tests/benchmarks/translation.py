@@ -190,7 +190,7 @@ def main() -> None:
             shape = {"window_bytes": 1144, "context_bytes": None, "per_step": 1}
             examples = Examples(of_one_text(train), **shape)
             others = Examples(of_one_text(held_out), **shape)
-            arguments = {"dropout": 0.2, **TRANSFORMER, **given.transformer}
+            arguments = {"dropout": 0.3, **TRANSFORMER, **given.transformer}
             model, bits = ByteTransformer(**arguments, key=jr.key(0)), transformer_bits
 
             def of_targets(model, batch, key):

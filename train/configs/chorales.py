@@ -1,13 +1,14 @@
 """Chorales, of a piano roll of quarter notes, step after step: 0.9 M parameters.
 
-    python -m train prepare chorales --path jsb-chorales-quarter.json --out data/chorales
+    python -m train prepare chorales --out data/chorales
     python -m train train chorales --data.path data/chorales/train.jsonl \
         --data.validation-path data/chorales/valid.jsonl
     python -m train evaluate --model runs/chorales/model.safetensors \
         --data.kind sequences --data.path data/chorales/test.jsonl --part all
 
-A step of the model is one of the roll, its notes from the highest to the lowest. A
-sample is a MIDI file and a picture in the folder of the run.
+With `--path jsb-chorales-quarter.json`, `prepare` takes the rolls of the common
+benchmark. A step of the model is one of the roll, its notes from the highest to the
+lowest. A sample is a MIDI file and a picture in the folder of the run.
 """
 
 from pathlib import Path

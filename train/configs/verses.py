@@ -19,18 +19,19 @@ from ..config import (
 
 CONFIG = TrainConfig(
     model=ModelConfig(
-        bytes_per_step=4,
+        bytes_per_step=1,
         latent_dim=384,
         num_layers=6,
         num_heads=6,
-        latent_window=160,
+        latent_window=608,
         local_heads=4,
         local_window=64,
         local_conv=4,
-        output_layers=2,
+        input_layers=2,
+        output_layers=1,
         ngrams=(),
         use_context=True,
-        dropout=0.2,
+        dropout=0.3,
         dtype="bfloat16",
     ),
     data=DataConfig(kind="pairs", window_bytes=608, context_bytes=536),

@@ -12,13 +12,19 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 
-from .media import MediaConfig, encode
+import numpy as np
+
+from .media import MediaConfig, decode, encode
+from .media.errors import package
 
 
 DIGIT = MediaConfig(image_size=(28, 28), gray=True)
 NUMBERS = "zero one two three four five six seven eight nine".split()
 # A step of a chorale: its notes from the highest to the lowest, filled up.
 VOICES, NO_NOTE = 4, 1
+
+# Of each part its rolls, of these the steps, and of these the notes.
+Parts = dict[str, list[list[list[int]]]]
 
 
 def prepare(
@@ -29,7 +35,8 @@ def prepare(
     Args:
         name: one of `TASKS`.
         out: the file or folder to make, which must not be there yet.
-        path: of `chorales`, the `.json` of piano rolls; else not needed.
+        path: of `chorales`, a `.json` of piano rolls in the parts train, valid and
+            test; `None` for those that music21 brings.
         transpose: train on chorales in all twelve keys.
 
     Returns:
@@ -45,14 +52,15 @@ def prepare(
         )
     if out.exists():
         raise ValueError(f"`out` must not be there yet, got {str(out)!r}; delete it.")
-    if (name == "chorales") != (path is not None) or (transpose and path is None):
+    if name != "chorales" and (path is not None or transpose):
         raise ValueError(
-            "`path` must name a .json of piano rolls for chorales, and nothing else, "
-            f"got {path} for {name!r}; `transpose` is for chorales."
+            f"`path` and `transpose` are for chorales, got {path} and {transpose} for "
+            f"{name!r}."
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    if path is not None:
-        return _chorales(out, path, transpose)
+    if name == "chorales":
+        parts = _scores() if path is None else json.loads(path.read_bytes())
+        return _chorales(out, parts, transpose)
     return _FETCHED[name](out)
 
 
@@ -70,11 +78,12 @@ def _phonemes(out: Path) -> str:
 
 def _verses(out: Path) -> str:
     """Verses of the Bible in English (1611) and Spanish (1909)."""
-    from pysword.modules import SwordModules
+    with package("pysword"):
+        from pysword.modules import SwordModules
 
     with tempfile.TemporaryDirectory() as folder:
-        for package in ("sword-text-kjv=14.3-1", "sword-text-sparv=2.60-1"):
-            _debian(package, Path(folder))
+        for text in ("sword-text-kjv=14.3-1", "sword-text-sparv=2.60-1"):
+            _debian(text, Path(folder))
         modules = SwordModules(str(Path(folder, "usr/share/sword")))
         modules.parse_modules()
         names = "engKJV2006eb", "spaRV1909eb"
@@ -96,8 +105,8 @@ def _verses(out: Path) -> str:
 def _manpages(out: Path) -> str:
     """Pages of the manual in English and German, as two folders."""
     with tempfile.TemporaryDirectory() as folder:
-        for package in ("manpages=6.03-2", "manpages-de=4.18.1-1"):
-            _debian(package, Path(folder))
+        for pages in ("manpages=6.03-2", "manpages-de=4.18.1-1"):
+            _debian(pages, Path(folder))
         root, count = Path(folder, "usr/share/man"), 0
         for source in sorted(root.glob("man*/*.gz")):
             target = root / "de" / source.relative_to(root)
@@ -140,9 +149,28 @@ def _digits(out: Path) -> str:
     return f"{len(rows)} digits in {out}"
 
 
-def _chorales(out: Path, path: Path, transpose: bool) -> str:
+def _scores() -> Parts:
+    """Chorales as piano rolls of quarters: of five one to `valid` and one to `test`."""
+    with package("music21"):
+        from music21 import corpus
+
+    parts: Parts = {"train": [], "valid": [], "test": []}
+    media = MediaConfig(steps_per_quarter=1, voices=VOICES)
+    scores = [p for p in corpus.getComposer("bach") if Path(p).suffix == ".mxl"]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, score in enumerate(sorted(scores)):
+            file = Path(folder, "score.mid")
+            corpus.parse(score).write("midi", fp=file)
+            steps = np.frombuffer(decode(file, media), np.uint8).reshape(-1, VOICES)
+            roll = [[int(n) for n in step if n != NO_NOTE] for step in steps]
+            parts[("train", "train", "train", "valid", "test")[number % 5]].append(roll)
+    return parts
+
+
+def _chorales(out: Path, parts: Parts, transpose: bool) -> str:
     """Piano rolls as sequences of steps, in the parts that they come in."""
-    parts = json.loads(path.read_bytes())
+    if not isinstance(parts, dict) or not {"train", "valid", "test"} <= parts.keys():
+        raise ValueError("`path` must hold the parts train, valid and test.")
     out.mkdir()
     counts = []
     for part in ("train", "valid", "test"):
