@@ -1,5 +1,6 @@
 """The command line: `python -m train [COMMAND] --help`."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -291,7 +292,10 @@ def _evaluate(words: list[str]) -> None:
             model, batch, None, chunk_steps=options.chunk_steps
         )
     )
-    print(f"{evaluate(model, batches, bits):.4f} bits per byte", flush=True)
+    found = evaluate(model, batches, bits)
+    nats = found * model.bytes_per_step * math.log(2)
+    steps = f", {nats:.4f} nats per step of {model.bytes_per_step} bytes"
+    print(f"{found:.4f} bits per byte{steps}", flush=True)
     if options.data.kind == "pairs":
         _evaluate_targets(model, pairs, options)
 

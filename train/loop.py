@@ -63,8 +63,8 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         "data": source.fingerprint,
         "versions": _versions(),
     }
-    schedule = _schedule(config.optim, config.steps)
-    optim = _optimizer(config.optim, schedule, config.model.dtype)
+    schedule = schedule_of(config.optim, config.steps)
+    optim = optimizer_of(config.optim, schedule, config.model.dtype)
     model_key, step_key, sample_key = jr.split(jr.key(config.seed), 3)
     state = init_train_state(ByteLM(**vars(config.model), key=model_key), optim)
 
@@ -157,8 +157,9 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
-    return optax.warmup_cosine_decay_schedule(
+def schedule_of(optim: OptimConfig, steps: int) -> optax.Schedule:
+    """The learning rate of each step of so many."""
+    return optax.warmup_cosine_decayschedule_of(
         init_value=0.0,
         peak_value=optim.learning_rate,
         warmup_steps=optim.warmup_steps,
@@ -167,7 +168,7 @@ def _schedule(optim: OptimConfig, steps: int) -> optax.Schedule:
     )
 
 
-def _optimizer(
+def optimizer_of(
     optim: OptimConfig, schedule: optax.Schedule, dtype: str
 ) -> optax.GradientTransformation:
     options = {
