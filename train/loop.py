@@ -159,7 +159,7 @@ def _make_folder(folder: Path) -> None:
 
 def schedule_of(optim: OptimConfig, steps: int) -> optax.Schedule:
     """The learning rate of each step of so many."""
-    return optax.warmup_cosine_decayschedule_of(
+    return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=optim.learning_rate,
         warmup_steps=optim.warmup_steps,
@@ -171,6 +171,7 @@ def schedule_of(optim: OptimConfig, steps: int) -> optax.Schedule:
 def optimizer_of(
     optim: OptimConfig, schedule: optax.Schedule, dtype: str
 ) -> optax.GradientTransformation:
+    """The optimizer of a run, for a model that computes in `dtype`."""
     options = {
         "b1": optim.b1,
         "b2": optim.b2,
