@@ -42,7 +42,8 @@ def generate(
 
     It runs on the host and jits its parts: each of up to four sizes of pieces by which
     prompts enter, and one step for so many rows, compile once whatever the lengths;
-    with `latent_window=None` for each power of two; contexts are filled up to few sizes.
+    with `latent_window=None` for each power of two. Contexts are filled up to few
+    sizes.
 
     Args:
         prompt: bytes to go on from, or a list of such, of any lengths. May be empty,

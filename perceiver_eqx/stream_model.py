@@ -87,8 +87,9 @@ class StreamModel(eqx.Module):
             dtype: floating-point, what the model computes in. Parameters are float32
                 all the same, and predictions at least.
             num_latents, latent_dim, num_layers, num_heads, options: as in
-                `CausalPerceiver`, among whose options are `latent_window`,
-                `ask_context`, `readout` and `dropout`.
+                `CausalPerceiver`, among whose options are `latent_window`, `readout`,
+                `dropout`, `ask_context`, and `step_places` and `token_places` for a
+                context that steps go alongside.
 
         Raises:
             ValueError: as `CausalPerceiver` does, for no input or no output, and for a

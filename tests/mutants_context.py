@@ -4,6 +4,7 @@ from tests.planting import Mutant
 
 
 ASK = "perceiver_eqx/context.py"
+BOTH = "perceiver_eqx/adapters/both_ways.py"
 READ = "perceiver_eqx/adapters/byte_context.py"
 CONTEXT = "tests/test_context.py::"
 PADDING = CONTEXT + "test_what_fills_up_a_context_changes_nothing"
@@ -73,6 +74,27 @@ MUTANTS = (
         "mask = None if count is None else (jnp.arange(source.shape[0]) < count)[None]",
         "mask = None",
         PADDING,
+    ),
+    Mutant(
+        "context: what fills it up seen by its tokens",
+        BOTH,
+        "return layer(x, x, mask=mask, key=key)",
+        "return layer(x, x, key=key)",
+        PADDING,
+    ),
+    Mutant(
+        "context: tokens that see those of other blocks",
+        BOTH,
+        "size = min(self.block, count)",
+        "size = count",
+        "tests/test_byte_lm.py::test_it_is_its_description_written_out_in_float64",
+    ),
+    Mutant(
+        "context: pieces cut without regard to blocks",
+        READ,
+        "piece = max(CONTEXT_PIECE // unit, 1) * unit",
+        "piece = max(CONTEXT_PIECE // patch, 1) * patch",
+        CONTEXT + "test_a_long_context_is_read_in_pieces_and_again_backwards",
     ),
     Mutant(
         "context: a long one read as if each piece were whole",

@@ -120,7 +120,15 @@ def context_tokens(model, symbols):
     x = np.concatenate([x, np.zeros((-len(x) % contexts.patch, x.shape[1]))])
     tokens = linear(contexts.tokens, x.reshape(len(x) // contexts.patch, -1))
     places = contexts.patch * np.arange(len(tokens))
-    return tokens + sinusoids(places, tokens.shape[1])
+    tokens = tokens + sinusoids(places, tokens.shape[1])
+    if contexts.both_ways is not None:
+        layers, block = contexts.both_ways.layers, contexts.both_ways.block
+        for index in range(layers.query_norm.scale.shape[0]):
+            layer = Layer(layers, index)
+            for start in range(0, len(tokens), block):
+                x = tokens[start : start + block]
+                tokens[start : start + block] = cross_attention(layer, x, x)
+    return tokens
 
 
 def memory(model, context, timesteps):
@@ -142,6 +150,19 @@ def memory(model, context, timesteps):
     left = remember.stride * len(context) - starts
     both = np.concatenate([sinusoids(starts, 128), sinusoids(left, 128)], -1)
     return key, value, both
+
+
+def cross_attention(cross, x, inputs, mask=None):
+    mask = np.ones((len(x), len(inputs)), bool) if mask is None else mask
+    normed = norm(cross.input_norm, inputs)
+    attended = attention(
+        heads(cross.heads, cross.heads.query, norm(cross.query_norm, x)),
+        heads(cross.heads, cross.heads.key, normed),
+        heads(cross.heads, cross.heads.value, normed),
+        mask,
+    )
+    y = linear(cross.heads.output, attended) + (x if cross.residual else 0.0)
+    return y + mlp(cross.mlp, norm(cross.mlp_norm, y))
 
 
 def ask(block, x, rows, asked):
@@ -199,7 +220,7 @@ def self_attention(processor, x, rows, asked=None):
     return x if processor.norm is None else norm(processor.norm, x)
 
 
-STATIC = "num_heads", "epsilon", "rotary_dims", "tanh_gelu"
+STATIC = "num_heads", "epsilon", "rotary_dims", "tanh_gelu", "residual"
 
 
 class Layer:

@@ -2,21 +2,17 @@
 
 import numpy as np
 
-from tests.oracle import array, attention, heads, linear, mlp, norm, rotary
+from tests.oracle import (
+    array,
+    attention,
+    cross_attention,
+    heads,
+    linear,
+    mlp,
+    norm,
+    rotary,
+)
 from tests.oracle import self_attention as stack
-
-
-def cross_attention(cross, x, inputs, mask=None):
-    mask = np.ones((len(x), len(inputs)), bool) if mask is None else mask
-    normed = norm(cross.input_norm, inputs)
-    attended = attention(
-        heads(cross.heads, cross.heads.query, norm(cross.query_norm, x)),
-        heads(cross.heads, cross.heads.key, normed),
-        heads(cross.heads, cross.heads.value, normed),
-        mask,
-    )
-    y = linear(cross.heads.output, attended) + (x if cross.residual else 0.0)
-    return y + mlp(cross.mlp, norm(cross.mlp_norm, y))
 
 
 def encoder(model, inputs, mask=None):

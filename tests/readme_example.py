@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 
-def example(readme: Path) -> str:
-    """The first Python block of a README."""
-    return readme.read_text().split("```python\n", 1)[1].split("```", 1)[0]
+def example(readme: Path, number: int = 0) -> str:
+    """A Python block of a README, counted from 0."""
+    return readme.read_text().split("```python\n")[1 + number].split("```", 1)[0]
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def kind_of_model(kind, seed):
         ((3, False), {"input_layers": 1, "output_layers": 0, "recency": False}),
         (((None, 2), False), {"local_window": (1, 5), "output_layers": 3}),
         ((2, True), {"readout": "queries", "ngrams": (), "input_layers": 2}),
+        ((3, True), {"context_layers": 2, "context_block": 2, "context_patch": 2}),
     ],
 )
 def test_it_is_its_description_written_out_in_float64(kind, options):

@@ -17,6 +17,7 @@ from tests.strategies import seeds
 
 
 LENGTH, PATCH = 12, 2
+BOTH_WAYS = {"context_patch": PATCH, "context_layers": 1, "context_block": 2}
 
 
 @eqx.filter_jit
@@ -45,9 +46,10 @@ def data_of(seed: int):
 
 @settings(max_examples=10)
 @example(0, 0, 1)
-@given(seeds, st.sampled_from([0, 1, 5, 8, LENGTH]), st.sampled_from([1, PATCH]))
+@example(0, 5, 0)
+@given(seeds, st.sampled_from([0, 1, 5, 8, LENGTH]), st.sampled_from([1, PATCH, 0]))
 def test_what_fills_up_a_context_changes_nothing(seed, length, patch):
-    model = byte_lm(3, True, context_patch=patch)
+    model = byte_lm(3, True, **({"context_patch": patch} if patch else BOTH_WAYS))
     tokens, source = data_of(seed)
     expected = run(model, tokens, source[:length])
     assert_close(run(model, tokens, source, jnp.asarray(length)), expected)
@@ -71,9 +73,31 @@ def test_pieces_are_asked_as_the_whole_is(seed, cuts, room):
     assert_close(run_from(model, state, tokens), run(model, tokens, source))
 
 
-def test_a_long_context_is_read_in_pieces_and_again_backwards(monkeypatch):
+def test_pieces_of_whole_blocks_are_asked_as_the_whole_is():
+    model = byte_lm(3, True, **BOTH_WAYS)
+    tokens, source = data_of(0)
+    expected = run(model, tokens, source)
+    state = read(model, np.split(source, [4]), LENGTH)
+    assert_close(run_from(model, state, tokens), expected)
+    apart = eqx.tree_at(lambda m: m.contexts.both_ways, model, None)
+    assert relative_error(run(apart, tokens, source), expected) > 1e-3
+
+
+def test_a_token_sees_those_of_its_block_before_and_behind():
+    """And no others."""
+    layers = byte_lm(3, True, **BOTH_WAYS).contexts.both_ways
+    x = jr.normal(jr.key(0), (5, 8))
+    there = jnp.array([True, True, True, True, False])
+    changes = jax.jacobian(lambda x: layers(x, there))(x)
+    seen = np.any(np.asarray(changes) != 0, (1, 3))
+    in_blocks = np.kron(np.eye(3), np.ones((2, 2)))[:5, :5] > 0
+    assert np.array_equal(seen, in_blocks)
+
+
+@pytest.mark.parametrize("options", [{"context_patch": PATCH}, BOTH_WAYS])
+def test_a_long_context_is_read_in_pieces_and_again_backwards(monkeypatch, options):
     """Of the pieces, one is filled up and one is all filling."""
-    model = byte_lm(3, True, context_patch=PATCH, num_layers=1)
+    model = byte_lm(3, True, **options, num_layers=1)
     tokens, source = data_of(0)
 
     def value_and_gradients():
@@ -85,7 +109,7 @@ def test_a_long_context_is_read_in_pieces_and_again_backwards(monkeypatch):
         return loss(model)
 
     expected = value_and_gradients()
-    monkeypatch.setattr(byte_context, "CONTEXT_PIECE", 5)
+    monkeypatch.setattr(byte_context, "CONTEXT_PIECE", 7)
     found = value_and_gradients()
     assert_close(found[0], expected[0])
     assert_gradients_close(found[1], expected[1])
@@ -94,19 +118,25 @@ def test_a_long_context_is_read_in_pieces_and_again_backwards(monkeypatch):
 def test_a_context_without_room_is_an_error_and_not_an_overwrite():
     model = byte_lm(3, True)
     _, source = data_of(0)
-    state = model.init_state(source[:8], max_context=LENGTH - 1)
     with pytest.raises(RuntimeError, match="larger `max_context`"):
-        jax.block_until_ready(model.add_context(state, source[8:]))
+        jax.block_until_ready(read(model, [source[:8], source[8:]], LENGTH - 1))
+    state = read(model, [], LENGTH - 1)
     with pytest.raises(ValueError, match="room among 11 tokens, got 12"):
         model.add_context(state, source)
 
 
-def test_a_piece_after_a_broken_patch_is_refused():
-    model = byte_lm(3, True, context_patch=PATCH)
+@pytest.mark.parametrize(
+    ("options", "length", "message"),
+    [
+        ({"context_patch": PATCH}, 3, "multiples of `context_patch` = 2"),
+        (BOTH_WAYS, 6, r"multiples of `context_patch` \* `context_block` = 4"),
+    ],
+)
+def test_a_piece_after_a_broken_one_is_refused(options, length, message):
+    model = byte_lm(3, True, **options)
     _, source = data_of(0)
-    state = model.init_state(source[:3])
-    with pytest.raises(RuntimeError, match="multiples of `context_patch` = 2"):
-        jax.block_until_ready(model.add_context(state, source[3:]))
+    with pytest.raises(RuntimeError, match=message):
+        jax.block_until_ready(read(model, jnp.split(source, [length]), LENGTH))
 
 
 def test_a_memory_with_room_keeps_its_shape():

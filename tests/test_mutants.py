@@ -1,12 +1,17 @@
 import pytest
 
-from tests import mutants, mutants_context, mutants_parents
+from tests import mutants, mutants_context, mutants_parents, mutants_streams
 from tests.planting import ROOT, is_caught
 
 
 each_mistake = pytest.mark.parametrize(
     "mutant",
-    [*mutants.MUTANTS, *mutants_context.MUTANTS, *mutants_parents.MUTANTS],
+    [
+        *mutants.MUTANTS,
+        *mutants_context.MUTANTS,
+        *mutants_parents.MUTANTS,
+        *mutants_streams.MUTANTS,
+    ],
     ids=lambda mutant: mutant.mistake,
 )
 

@@ -11,7 +11,9 @@ from tests.readme_example import example
 ROOT = Path(__file__).parent.parent
 NAMES = (
     "ByteLM CausalPerceiver Rules SoftmaxAverage StepMask attend beam_search "
-    "explain_engine generate log_prob merge prefix_attend stream"
+    "explain_engine generate log_prob merge prefix_attend stream FrameInput "
+    "StreamInput StreamModel StreamOutput SwitchOutput SymbolInput SymbolOutput "
+    "ValueInput ValueOutput sample_steps"
 )
 
 
@@ -58,3 +60,13 @@ except RuntimeError as error:
 
 def test_the_readmes_example_runs():
     exec(compile(example(ROOT / "README.md"), "README.md", "exec"), {})
+
+
+def test_the_readmes_adapter_learns_and_is_sampled(capsys):
+    """Of two doors, one is gone through in the morning."""
+    code = example(ROOT / "README.md", 1)
+    assert len(code.splitlines()) < 40
+    exec(compile(code, "README.md", "exec"), {})
+    nats, *drawn = capsys.readouterr().out.splitlines()
+    assert float(nats) > -2
+    assert len(drawn) == 2

@@ -208,6 +208,8 @@ def test_a_level_can_have_nearly_all_of_the_probability(bits):
         (SymbolOutput(7), 7),
         (SwitchOutput(1), 2),
         (ValueOutput(1, bits=3, num_components=2), 8),
+        # Much of it lies past the outermost levels.
+        (ValueOutput(1, bits=2, num_components=1), 4),
     ],
 )
 def test_what_is_drawn_is_as_frequent_as_it_is_likely(adapter, kinds):

@@ -56,6 +56,10 @@ class ModelConfig:
     """Let latents ask the context, by content and by place, and not only pool it."""
     context_patch: int = 1
     """Bytes of the context that make a token."""
+    context_layers: int = 0
+    """Layers by which tokens of the context see each other, before and behind."""
+    context_block: int = 512
+    """How many tokens in a row do so."""
     recency: bool = True
     """Learn how fast inputs lose weight with age."""
     own_step: bool = True
@@ -79,8 +83,10 @@ class ModelConfig:
 
     def __post_init__(self):
         _at_least(1, self, "bytes_per_step", "num_latents", "latent_dim", "num_layers")
-        _at_least(1, self, "num_heads", "mlp_widening", "context_patch")
+        _at_least(1, self, "num_heads", "mlp_widening")
+        _at_least(1, self, "context_patch", "context_block")
         _at_least(0, self, "local_conv", "input_layers", "output_layers")
+        _at_least(0, self, "context_layers")
         if self.ngrams:
             check_ngrams(self.ngrams, self.ngram_rows)
         windows_in_turn("latent_window", self.latent_window, 1)

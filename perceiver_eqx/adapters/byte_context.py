@@ -10,9 +10,10 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..context import Context
-from ..layers import Linear
+from ..layers import Linear, split_key
 from ..model import CausalPerceiver
 from ..positions import sinusoids
+from .both_ways import BothWays
 from .bytes import ByteInput, ByteInputState
 
 
@@ -25,17 +26,34 @@ class ByteContext(eqx.Module):
     """The features of a source's bytes as tokens that know their place in it."""
 
     tokens: Linear
+    both_ways: BothWays | None
     patch: int = eqx.field(static=True)
 
-    def __init__(self, patch: int, dim: int, token_dim: int, *, key: PRNGKeyArray):
+    def __init__(
+        self,
+        patch: int,
+        dim: int,
+        token_dim: int,
+        both_ways: BothWays | None = None,
+        *,
+        key: PRNGKeyArray,
+    ):
         """
         Args:
             patch: bytes that make a token.
             dim: channels of a feature.
             token_dim: channels of a token, even.
+            both_ways: by what tokens see each other; `None` for not at all.
         """
         self.tokens = Linear(patch * dim, token_dim, key=key)
+        self.both_ways = both_ways
         self.patch = patch
+
+    @property
+    def unit(self) -> int:
+        """Bytes whose tokens are read together: all pieces but the last are whole
+        multiples of it."""
+        return self.patch * (1 if self.both_ways is None else self.both_ways.block)
 
     @jax.named_scope("pqx.byte_context")
     def __call__(
@@ -43,19 +61,25 @@ class ByteContext(eqx.Module):
         features: Float[Array, "source dim"],
         start: Int[Array, ""] | int,
         length: Int[Array, ""] | int,
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens token_dim"]:
         """
         Args:
             features: of the next bytes, of which the first `length` are there. The last
                 token is filled up.
             start: the place of the first of them.
+            key: for dropout; `None` for none.
         """
         there = jnp.arange(features.shape[0]) < length
         x = jnp.where(there[:, None], features, 0)
         x = jnp.pad(x, ((0, -x.shape[0] % self.patch), (0, 0)))
         tokens = self.tokens(x.reshape(-1, self.patch * x.shape[-1]))
         places = start + self.patch * jnp.arange(tokens.shape[0])
-        return tokens + sinusoids(places, tokens.shape[-1]).astype(tokens.dtype)
+        tokens = tokens + sinusoids(places, tokens.shape[-1]).astype(tokens.dtype)
+        if self.both_ways is None or tokens.shape[0] == 0:
+            return tokens
+        return self.both_ways(tokens, there[:: self.patch], key=key)
 
 
 @dataclass(frozen=True)
@@ -94,8 +118,8 @@ class ContextReader:
             key: for dropout; `None` for none.
         """
         patch, size, memory = self.contexts.patch, context.size, known.memory
-        carry = state, replace(known, memory=None), start
-        piece = max(CONTEXT_PIECE // patch, 1) * patch
+        carry, unit = (state, replace(known, memory=None), start), self.contexts.unit
+        piece = max(CONTEXT_PIECE // unit, 1) * unit
         whole, found = size // piece if size > piece else 0, []
         if whole:
             # A loop keeps what it computes apart by itself.
@@ -121,8 +145,12 @@ class ContextReader:
     def _read(self, carry, of_piece):
         state, known, start = carry
         symbols, length, key = of_piece
-        features, state = self.inputs.of_context(symbols, state, self.dtype, key=key)
-        tokens, patch = self.contexts(features, start, length), self.contexts.patch
+        feature_key, token_key = split_key(key)
+        features, state = self.inputs.of_context(
+            symbols, state, self.dtype, key=feature_key
+        )
+        tokens = self.contexts(features, start, length, key=token_key)
+        patch = self.contexts.patch
         known, more = self.perceiver.read_context(
             known, tokens, start // patch, -(-length // patch)
         )

@@ -16,6 +16,7 @@ from ..checks import check_integers, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
 from ..state import PerceiverState, as_arrays
+from .both_ways import BothWays
 from .byte_context import ByteContext, ContextReader
 from .byte_state import ByteState
 from .bytes import ByteInput, ByteOutput, delayed
@@ -61,6 +62,8 @@ class ByteLM(eqx.Module):
         use_context: bool = False,
         ask_context: bool = True,
         context_patch: int = 1,
+        context_layers: int = 0,
+        context_block: int = 512,
         recency: bool = True,
         own_step: bool = True,
         readout: str = "places",
@@ -102,6 +105,9 @@ class ByteLM(eqx.Module):
                 place, and not only pooled.
             context_patch: bytes of the context that make a token, at least 1: what is
                 kept and asked is less by as much, and finds only whole patches.
+            context_layers, context_block: layers by which so many tokens of the context
+                in a row see each other, before and behind; 0 for none, where tokens
+                know only what is before them.
             dtype: what the model computes in: `"float32"`, `"bfloat16"`, `"float16"` or
                 `"float64"`, or JAX's own names of them. Parameters are float32 all the
                 same.
@@ -124,6 +130,7 @@ class ByteLM(eqx.Module):
             num_heads=num_heads,
             mlp_widening=mlp_widening,
             context_patch=context_patch,
+            context_block=context_block,
         )
         check_local_window(local_window)
         check_sizes(
@@ -131,6 +138,7 @@ class ByteLM(eqx.Module):
             local_conv=local_conv,
             input_layers=input_layers,
             output_layers=output_layers,
+            context_layers=context_layers,
         )
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             raise ValueError(
@@ -170,8 +178,20 @@ class ByteLM(eqx.Module):
         )
         self.contexts = None
         if use_context:
+            both_ways = None
+            if context_layers:
+                both_ways = BothWays(
+                    context_layers,
+                    latent_dim,
+                    num_heads,
+                    context_block,
+                    mlp_widening=mlp_widening,
+                    gated_mlp=gated_mlp,
+                    dropout=dropout,
+                    key=jr.fold_in(keys[1], 1),
+                )
             self.contexts = ByteContext(
-                context_patch, local_dim, latent_dim, key=keys[1]
+                context_patch, local_dim, latent_dim, both_ways, key=keys[1]
             )
         self.perceiver = CausalPerceiver(
             token_dim,
@@ -297,7 +317,8 @@ class ByteLM(eqx.Module):
     ) -> ByteState:
         """Read the next piece of the context, which all steps that are yet to come will
         see. It may have any length; only the last one may be no multiple of
-        `context_patch`.
+        `context_patch`, and of `context_patch * context_block` if there are
+        `context_layers`.
 
         However a context is cut into pieces, they see the same.
 
@@ -305,16 +326,19 @@ class ByteLM(eqx.Module):
             ValueError: for a model built without a context, or a piece that is larger
                 than `max_context`.
             RuntimeError: when run, if the context goes past `max_context`, or if the
-                last piece was no multiple of `context_patch`.
+                last piece was no such multiple.
         """
         contexts = self._check_context(context)
         start = state.context_bytes
-        if contexts.patch > 1:
+        if contexts.unit > 1:
+            names = "`context_patch`" + " * `context_block`" * (
+                contexts.both_ways is not None
+            )
             start = eqx.error_if(
                 start,
-                start % contexts.patch > 0,
-                f"all pieces of a context but the last must be multiples of "
-                f"`context_patch` = {contexts.patch} bytes.",
+                start % contexts.unit > 0,
+                "all pieces of a context but the last must be multiples of "
+                f"{names} = {contexts.unit} bytes.",
             )
         state = replace(state, context_bytes=start)
         return as_arrays(self._read_context(state, context))

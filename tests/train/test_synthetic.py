@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from train.data.source import make_of
 from train.data.synthetic import (
     LINE,
+    MOST_ROWS,
     Needles,
     copy_backwards,
     fresh,
@@ -73,6 +74,8 @@ def test_batches_grow_in_length_and_not_in_bytes_and_begin_anywhere():
     assert not np.array_equal(first[0]["bytes"], first[1]["bytes"])
     later = next(growing(copy_backwards, lengths, **options, start=3))
     assert np.array_equal(later["bytes"], first[3]["bytes"])
+    many = growing(copy_backwards, [(1, 0), (512, 9)], **options)
+    assert next(many)["bytes"].shape == (MOST_ROWS, 1)
     held_out = list(fresh(copy_backwards, 64, rows=3, **options))
     assert len(held_out) == 2
     assert not np.array_equal(held_out[0]["bytes"], first[2]["bytes"])

@@ -1,4 +1,4 @@
-"""Letters to phonemes: 6 M parameters, for one GPU.
+"""Letters to phonemes: 11 M parameters, for one GPU.
 
     python -m train prepare phonemes --out data/phonemes.tsv
     python -m train train phonemes --data.path data/phonemes.tsv
@@ -31,7 +31,9 @@ CONFIG = TrainConfig(
         output_layers=1,
         ngrams=(),
         use_context=True,
-        dropout=0.2,
+        context_layers=2,
+        context_block=64,
+        dropout=0.3,
         dtype="bfloat16",
     ),
     data=DataConfig(
@@ -42,12 +44,12 @@ CONFIG = TrainConfig(
     ),
     optim=OptimConfig(learning_rate=4e-3),
     sample=SampleConfig(num_bytes=104, temperature=0.0),
-    steps=6000,
+    steps=2000,
     batch_size=512,
     chunk_steps=128,
     out=Path("runs/phonemes"),
     log_every=200,
-    validate_every=1000,
-    sample_every=2000,
-    save_every=2000,
+    validate_every=500,
+    sample_every=1000,
+    save_every=1000,
 )
