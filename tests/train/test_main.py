@@ -27,7 +27,8 @@ def test_help_lists_the_commands_and_configs(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sample", "evaluate", "compress", "decompress"]
+    "command",
+    ["train", "sample", "evaluate", "prepare", "compress", "decompress"],
 )
 def test_every_command_has_help(capsys, command):
     code, printed = exit_of(capsys, command, "--help")
@@ -40,7 +41,7 @@ def test_every_command_has_help(capsys, command):
     [
         (
             ["trian"],
-            "no command 'trian'; choose train, sample, evaluate, compress or",
+            "no command 'trian'; choose train, sample, evaluate, prepare, ",
         ),
         (["train", "laptob"], "no config 'laptob'; choose one of"),
         (["train", "smoke", "--batch-sise", "3"], "batch-sise"),
