@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax.random as jr
@@ -61,10 +61,12 @@ class SampleOptions(SampleConfig):
     stop: tuple[str, ...] = ()
     """Texts before which to end."""
     context: str | None = None
-    """For a model of pairs, the source; it ends by itself, and begins with nothing if
-    no prompt is given."""
+    """For a model of pairs, the source; what is made of it begins with nothing if no
+    prompt is given."""
     context_path: Path | None = None
     """The same from a file."""
+    ends: bool = True
+    """What is made of a source ends by itself, as in training."""
     save: Path | None = None
     """A file of the kind that its suffix says, such as .wav, .png or .mid, for what was
     made and the prompt."""
@@ -86,9 +88,7 @@ class EvaluateOptions:
     """Bits per byte of a trained model on data as in training; of pairs, what it makes
     of the sources too; of a task that is made up, how much it says right."""
 
-    data: Annotated[DataConfig, tyro.conf.arg(prefix_name=False)] = field(
-        default_factory=lambda: DataConfig(validation_bytes=None)
-    )
+    data: DataConfig = field(default_factory=lambda: DataConfig(validation_bytes=None))
     model: Path = Path("runs/laptop/model.safetensors")
     """The model's file."""
     part: Literal["validation", "all"] = "validation"
@@ -101,7 +101,7 @@ class EvaluateOptions:
     """Sequences of a task of each length, or sources to make targets of; None for all
     of these."""
     lengths: tuple[int, ...] = ()
-    """Lengths of contexts of a task, in the place of context-bytes."""
+    """Lengths of contexts of a task, in the place of data.context-bytes."""
     picture: Path | None = None
     """A file for a picture of what is right of a task, against the length."""
     made: Path | None = None
@@ -219,7 +219,8 @@ def _sample(words: list[str]) -> None:
     if given:
         if prompt == SampleOptions().prompt.encode():
             prompt = b""
-        stop.append(END)
+        if options.ends:
+            stop.append(END)
     made = bytearray()
     try:
         pieces = stream(

@@ -5,7 +5,7 @@ parameters. A step is a row of 28 pixels; a sample is a picture.
     python -m train train digits --data.path data/digits/labels \
         --data.target-path data/digits/images
     python -m train sample --model runs/digits/model.safetensors --context 7 \
-        --num-bytes 784 --save seven.png --media.image-size 28 28 --media.gray
+        --no-ends --num-bytes 784 --save seven.png --media.image-size 28 28 --media.gray
 """
 
 from pathlib import Path
