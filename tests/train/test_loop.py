@@ -186,12 +186,6 @@ def test_pairs_are_learned_and_sampled_by_their_source(tmp_path, capsys):
     model = str(config.out / "model.safetensors")
     main(["sample", "--model", model, "--context", "12-345", "--temperature", "0"])
     assert not capsys.readouterr().out.startswith("def ")
-    saved, source = tmp_path / "saved.txt", tmp_path / "source.txt"
-    source.write_text("12-345")
-    with_path = ["--context-path", str(source), "--save", str(saved), "--no-ends"]
-    main(["sample", "--model", model, "--num-bytes", "9", *with_path])
-    assert len(saved.read_bytes()) == 9
-    capsys.readouterr()
     made = tmp_path / "made.tsv"
     data = f"--data.kind pairs --data.path {path} --data.context-bytes 8"
     sizes = "--data.window-bytes 16 --batch-size 4 --rows 5 --part all"

@@ -99,6 +99,31 @@ def test_a_file_of_another_model_is_refused(tmp_path, capsys):
     assert "must be a file of a ByteLM" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("decoded", [False, True])
+def test_what_is_made_of_a_file_is_saved(
+    tmp_path, capfdbinary, monkeypatch, model_file, decoded
+):
+    """Of its bytes, or of the numbers in it."""
+    asked = []
+
+    def recorded(model, prompt, num_bytes, **options):
+        asked.append((prompt, options["context"], options["stop"]))
+        yield b"xy\xff"
+
+    monkeypatch.setattr(train.__main__, "stream", recorded)
+    source, saved = tmp_path / "source.npy", tmp_path / "saved.txt"
+    np.save(source, np.array([3, 1, 2], np.uint8))
+    options = ["--context-path", str(source), "--save", str(saved)]
+    options += ["--decode", "--no-ends"] if decoded else []
+    main(["sample", "--model", model_file, *options])
+    expected = b"\3\1\2" if decoded else source.read_bytes()
+    assert asked == [(b"", expected, [] if decoded else [b"\0"])]
+    assert saved.read_bytes() == b"xy\xff"
+    assert capfdbinary.readouterr().out == b"xy\xff\n"
+    with pytest.raises(SystemExit):
+        main(["sample", "--model", model_file, *options, "--context", "too"])
+
+
 def test_an_interrupted_sample_ends_its_line(capfdbinary, monkeypatch, model_file):
     def interrupted(*_, **__):
         yield b"xy"
