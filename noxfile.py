@@ -73,13 +73,13 @@ def train(session: nox.Session) -> None:
 
 @nox.session
 def tasks(session: nox.Session) -> None:
-    """Fetch the data of each task config, and train and evaluate it, small.
+    """Fetch the data of each task config, and train it, small.
 
     `-- NAME ...` takes some of them. What needs Debian's packages is left out where
     there is no apt-get, and told.
     """
     install(session, "tasks")
-    session.run("python", "-m", "tests.tasks", *session.posargs)
+    session.run("python", "-m", "tests.task_configs", *session.posargs)
 
 
 @nox.session

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, DTypeLike
 
 
 def check_sizes(least: int = 1, /, **sizes: int) -> None:
@@ -45,6 +45,18 @@ def check_probabilities(**probabilities: float) -> None:
             raise TypeError(f"`{name}` must be a number, got {probability!r}.")
         if not 0 <= probability < 1:
             raise ValueError(f"`{name}` must lie in [0, 1), got {probability}.")
+
+
+def check_enabled(dtype: DTypeLike) -> None:
+    """Refuse a `dtype` that JAX would make a narrower one.
+
+    Raises:
+        ValueError: for that.
+    """
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(
+            f"`dtype` {dtype!r} needs jax.config.update('jax_enable_x64', True)."
+        )
 
 
 def check_floating(name: str, array: Array | np.ndarray) -> None:

@@ -26,7 +26,7 @@ from .adapters.streams import (
     check_streams,
     keys_of,
 )
-from .checks import check_sizes
+from .checks import check_enabled, check_sizes
 from .model import CausalPerceiver
 from .state import PerceiverState, State, as_arrays
 
@@ -458,8 +458,5 @@ def _dim_of(context: Callable[..., Array]) -> int:
 def _checked_dtype(dtype: DTypeLike) -> DTypeLike:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"`dtype` must be floating-point, got {dtype!r}.")
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise ValueError(
-            f"`dtype` {dtype!r} needs jax.config.update('jax_enable_x64', True)."
-        )
+    check_enabled(dtype)
     return jnp.dtype(dtype)

@@ -214,8 +214,8 @@ def _sample(words: list[str]) -> None:
     if context is not None:
         given["context"] = context.encode()
     if path is not None:
-        read = partial(decode, media=options.media) if options.decode else None
-        given["context"] = path.read_bytes() if read is None else read(path)
+        decoded = options.decode
+        given["context"] = decode(path, options.media) if decoded else path.read_bytes()
     if given:
         if prompt == SampleOptions().prompt.encode():
             prompt = b""

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..arguments import Arguments, kept
-from ..checks import check_integers, check_shape, check_sizes
+from ..checks import check_enabled, check_integers, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
 from ..state import PerceiverState, as_arrays
@@ -145,10 +145,7 @@ class ByteLM(eqx.Module):
                 "`dtype` must be 'float32', 'bfloat16', 'float16' or 'float64', got "
                 f"{dtype!r}."
             )
-        if jnp.zeros((), dtype).dtype != dtype:
-            raise ValueError(
-                f"`dtype` {dtype!r} needs jax.config.update('jax_enable_x64', True)."
-            )
+        check_enabled(dtype)
         if token_dim is None:
             token_dim = max(32, latent_dim // bytes_per_step // 2 * 2)
         local_dim, local_heads = local_sizes(

@@ -23,7 +23,7 @@ from .pairs import (
     read_sequences,
     split_pairs,
 )
-from .stream import open_all, open_split
+from .stream import ByteStream, open_all, open_split
 from .synthetic import (
     LINE,
     Make,
@@ -92,13 +92,7 @@ def held_out_batches(
         stream = open_all(data.path, _read(data))
     else:
         _, stream, _ = open_split(data.path, data.validation_fraction, _read(data))
-    batches = validation_batches(
-        stream,
-        window_bytes=data.window_bytes,
-        batch_size=batch_size,
-        max_bytes=data.validation_bytes,
-    )
-    return batches, []
+    return _windows(stream, data, batch_size), []
 
 
 def _read(data: DataConfig) -> Read | None:
@@ -116,8 +110,19 @@ def _bytes(config: TrainConfig, data: DataConfig) -> Source:
         lambda start: closing(
             training_batches(stream, **sizes, seed=config.seed, start=start)
         ),
-        lambda: validation_batches(held_out, **sizes, max_bytes=data.validation_bytes),
+        lambda: _windows(held_out, data, config.batch_size),
         [],
+    )
+
+
+def _windows(
+    held_out: ByteStream, data: DataConfig, batch_size: int
+) -> Iterator[Batch]:
+    return validation_batches(
+        held_out,
+        window_bytes=data.window_bytes,
+        batch_size=batch_size,
+        max_bytes=data.validation_bytes,
     )
 
 

@@ -1,9 +1,10 @@
 """Every task config at a small setting, one after the other, on real data.
 
-    python -m tests.tasks [NAME ...]
+    python -m tests.task_configs [NAME ...]
 
-Each is trained for a few steps of few bytes by a narrow model, evaluated, and sampled
-where a sample is a file. It shows that the commands work, not how well a task is done.
+Each is trained for a few steps of few bytes by a narrow model, which ends with an
+evaluation of what is held out, and a sample. It shows that the commands work, not how
+well a task is done.
 """
 
 import shutil
@@ -20,8 +21,6 @@ NARROW = """--model.latent-dim 32 --model.num-heads 2 --model.num-layers 1
     --model.output-layers 1 --model.dtype float32""".split()
 SHORT = """--optim.warmup-steps 2 --log-every 4 --save-every 1000
     --validate-every 1000 --sample-every 1000 --sample.num-bytes 56""".split()
-# Of each task: where its data are made; what is changed in its config; and how it is
-# evaluated, if it is not by the data that it is trained on.
 DATA = ROOT / "data"
 DIGITS, PAGES, CHORALES = DATA / "digits", DATA / "manpages", DATA / "chorales"
 MADE_UP = (
@@ -33,6 +32,7 @@ def pair_of(folder: Path, source: str, target: str) -> str:
     return f"--data.path {folder / source} --data.target-path {folder / target}"
 
 
+# Of each config: the task whose data it takes, and what is changed in it.
 TASKS = {
     "copy": (None, f"{MADE_UP} --data.window-bytes 256 --batch-size 2"),
     "needle": (None, f"{MADE_UP} --batch-size 2"),
