@@ -61,8 +61,7 @@ class SampleOptions(SampleConfig):
     stop: tuple[str, ...] = ()
     """Texts before which to end."""
     context: str | None = None
-    """For a model of pairs, the source; what is made of it begins with nothing if no
-    prompt is given."""
+    """For a model of pairs, the source."""
     context_path: Path | None = None
     """The same from a file."""
     ends: bool = True
@@ -216,11 +215,8 @@ def _sample(words: list[str]) -> None:
     if path is not None:
         decoded = options.decode
         given["context"] = decode(path, options.media) if decoded else path.read_bytes()
-    if given:
-        if prompt == SampleOptions().prompt.encode():
-            prompt = b""
-        if options.ends:
-            stop.append(END)
+    if given and options.ends:
+        stop.append(END)
     made = bytearray()
     try:
         pieces = stream(

@@ -213,8 +213,8 @@ class OptimConfig:
 class SampleConfig:
     """What is generated on the way and at the end."""
 
-    prompt: str = "def "
-    """Text to go on from."""
+    prompt: str = ""
+    """Text to go on from, of bytes alone; sequences and targets begin with nothing."""
     num_bytes: int = 256
     """How many bytes to add."""
     temperature: float = 0.9

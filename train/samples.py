@@ -18,6 +18,8 @@ from .data.pairs import END, Pair
 SAMPLED_KINDS = "bytes", "sequences", "pairs"
 # How many sequences, and how many pairs.
 SAMPLED = 3
+# Letters that are shown of a source and of its target.
+SHOWN = 600
 
 
 class Sample(NamedTuple):
@@ -54,15 +56,20 @@ def make_samples(
 
 
 def text_of(samples: Sequence[Sample]) -> str:
-    """Samples as text; of what is none, how much there is."""
+    """Samples as text, of sources and their targets the beginning; of what is no text,
+    how much there is."""
 
     def told(sample: Sample) -> str:
         if sample.target is None:
             return _shown(sample.given + sample.made)
-        given, target, made = map(_shown, (sample.given, sample.target, sample.made))
-        return f"{given}\n  given {target}\n  made  {made}"
+        given, target = (_begun(_shown(x)) for x in (sample.given, sample.target))
+        return f"{given}\n  given {target}\n  made  {_shown(sample.made)}"
 
     return "\n".join(map(told, samples))
+
+
+def _begun(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} letters)"
 
 
 def _shown(data: bytes) -> str:

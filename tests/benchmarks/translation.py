@@ -14,7 +14,9 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -39,6 +41,8 @@ TAB = b"\t"
 TRIAL_STEPS = 60
 WARMUP = 0.03
 TRANSFORMER = {"dim": 384, "num_layers": 8, "num_heads": 6, "context": 1160}
+TRANSFORMER |= {"dropout": 0.3}
+EVALUATED, MADE = 64, 128
 
 
 def of_one_text(pairs: list[Pair]) -> list[Pair]:
@@ -153,65 +157,116 @@ def options_of(text: str) -> dict:
     return {word.arg: ast.literal_eval(word.value) for word in call.keywords}
 
 
+class Contender(NamedTuple):
+    """A model, and how it is trained, measured, and asked for targets.
+
+    Attributes:
+        bits: of a batch and its number of bytes, of all that it is trained on.
+        of_targets: the same of the bytes of targets alone.
+        make: the targets of sources.
+    """
+
+    model: ByteLM | ByteTransformer
+    train: Examples
+    held_out: Examples
+    bits: Callable
+    of_targets: Callable
+    make: Callable[[ByteLM | ByteTransformer, list[bytes]], list[bytes]]
+
+
+def ours(train: list[Pair], held_out: list[Pair], changes: dict) -> Contender:
+    """The config `verses`."""
+    config = load("verses")
+    model_config = replace(config.model, **changes)
+    shape = {
+        "window_bytes": config.data.window_bytes,
+        "context_bytes": config.data.context_bytes,
+        "per_step": model_config.bytes_per_step,
+    }
+
+    def bits(model, batch, key):
+        return batch_bits(model, batch, key, chunk_steps=1 << 20)
+
+    return Contender(
+        ByteLM(**vars(model_config), key=jr.key(0)),
+        Examples(train, **shape),
+        Examples(held_out, **shape),
+        bits,
+        bits,
+        partial(
+            make_targets,
+            num_bytes=config.data.window_bytes,
+            stop=END,
+            batch_size=MADE,
+        ),
+    )
+
+
+def transformer(train: list[Pair], held_out: list[Pair], changes: dict) -> Contender:
+    shape = {"window_bytes": 1144, "context_bytes": None, "per_step": 1}
+    return Contender(
+        ByteTransformer(**{**TRANSFORMER, **changes}, key=jr.key(0)),
+        Examples(of_one_text(train), **shape),
+        Examples(of_one_text(held_out), **shape),
+        transformer_bits,
+        partial(transformer_bits, of_targets=True),
+        partial(transformer_targets, num_bytes=600, batch_size=MADE),
+    )
+
+
+CONTENDERS = {"ours": ours, "transformer": transformer}
+
+
+def measured(
+    contender: Contender,
+    found: dict[bytes, list[bytes]],
+    sources: list[bytes],
+    given: argparse.Namespace,
+) -> tuple[dict, list[bytes]]:
+    """What a contender reaches, and what it makes of the sources."""
+    leaves = jax.tree.leaves(eqx.filter(contender.model, eqx.is_array))
+    result = {"parameters": sum(leaf.size for leaf in leaves)}
+    batches = training_pairs(contender.train, batch_size=given.batch_size, seed=0)
+    model = fit(
+        contender.model,
+        contender.bits,
+        batches,
+        given.seconds,
+        given.rate,
+        result.update,
+    )
+    result["target_bits"] = held_out_bits(
+        model, contender.of_targets, contender.held_out, EVALUATED
+    )
+    begun = time.perf_counter()
+    made = contender.make(model, sources)
+    result["making_seconds"] = time.perf_counter() - begun
+    result |= agreement(made, [found[source] for source in sources])._asdict()
+    return result, made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--path", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--models", nargs="+", default=["ours", "transformer"])
+    parser.add_argument("--models", nargs="+", default=list(CONTENDERS))
     parser.add_argument("--rate", type=float, default=4e-3)
-    parser.add_argument("--ours", type=options_of, default={})
-    parser.add_argument("--transformer", type=options_of, default={})
+    for name in CONTENDERS:
+        parser.add_argument(f"--{name}", type=options_of, default={})
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     train, held_out = split_pairs(read_pairs(given.path), 0.05)
-    config, sizes = load("verses"), {"batch_size": given.batch_size}
-    model_config = replace(config.model, **given.ours)
     found = targets_of(held_out)
     sources = list(found)[:: -(-len(found) // given.rows)]
     lines = [[source, found[source][0]] for source in sources]
     for name in given.models:
-        result = {"model": name}
-        if name == "ours":
-            shape = {
-                "window_bytes": config.data.window_bytes,
-                "context_bytes": config.data.context_bytes,
-                "per_step": model_config.bytes_per_step,
-            }
-            examples, others = Examples(train, **shape), Examples(held_out, **shape)
-            model = ByteLM(**vars(model_config), key=jr.key(0))
-
-            def bits(model, batch, key):
-                return batch_bits(model, batch, key, chunk_steps=1 << 20)
-
-            of_targets = bits
-        else:
-            shape = {"window_bytes": 1144, "context_bytes": None, "per_step": 1}
-            examples = Examples(of_one_text(train), **shape)
-            others = Examples(of_one_text(held_out), **shape)
-            arguments = {"dropout": 0.3, **TRANSFORMER, **given.transformer}
-            model, bits = ByteTransformer(**arguments, key=jr.key(0)), transformer_bits
-
-            def of_targets(model, batch, key):
-                return transformer_bits(model, batch, key, of_targets=True)
-
-        leaves = jax.tree.leaves(eqx.filter(model, eqx.is_array))
-        result["parameters"] = sum(x.size for x in leaves)
-        batches = training_pairs(examples, seed=0, **sizes)
-        model = fit(model, bits, batches, given.seconds, given.rate, result.update)
-        result["target_bits"] = held_out_bits(model, of_targets, others, 64)
-        begun = time.perf_counter()
-        if name == "ours":
-            most = config.data.window_bytes
-            made = make_targets(
-                model, sources, num_bytes=most, stop=END, batch_size=128
-            )
-        else:
-            made = transformer_targets(model, sources, 600, 128)
-        result["making_seconds"] = time.perf_counter() - begun
-        result |= agreement(made, [found[source] for source in sources])._asdict()
-        print(json.dumps(result), flush=True)
+        contender = CONTENDERS[name](train, held_out, getattr(given, name))
+        result, made = measured(contender, found, sources, given)
+        print(json.dumps({"model": name, **result}), flush=True)
         for line, one in zip(lines, made, strict=True):
             line.append(one)
     if given.out is not None:

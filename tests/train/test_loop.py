@@ -184,8 +184,9 @@ def test_pairs_are_learned_and_sampled_by_their_source(tmp_path, capsys):
     epoch = -(-int(count) // config.batch_size)
     assert trained[epoch - 1]["bytes_seen"] == 7 * int(count)
     model = str(config.out / "model.safetensors")
-    main(["sample", "--model", model, "--context", "12-345", "--temperature", "0"])
-    assert not capsys.readouterr().out.startswith("def ")
+    likeliest = ["sample", "--model", model, "--temperature", "0"]
+    main([*likeliest, "--context", "12-345", "--prompt", "54"])
+    assert capsys.readouterr().out.startswith("54")
     made = tmp_path / "made.tsv"
     data = f"--data.kind pairs --data.path {path} --data.context-bytes 8"
     sizes = "--data.window-bytes 16 --batch-size 4 --rows 5 --part all"

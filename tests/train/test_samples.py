@@ -48,6 +48,14 @@ def test_what_is_no_text_is_told_by_its_size():
     )
 
 
+def test_of_long_sources_and_targets_the_beginning_is_shown():
+    shown = text_of([Sample(2000 * b"a", 601 * b"b", 700 * b"c")])
+    assert shown == (
+        f"{600 * 'a'}... (2,000 letters)\n  given {600 * 'b'}... (601 letters)\n"
+        f"  made  {700 * 'c'}"
+    )
+
+
 @pytest.mark.parametrize("suffix", [".mid", ".png", ".wav"])
 def test_samples_are_files_to_hear_and_to_look_at(tmp_path, suffix):
     media = MediaConfig(image_size=(1, 4), gray=True, steps_per_quarter=1)

@@ -9,7 +9,7 @@ after 2.5 MB, `nox -s train` from a fresh clone in 5 min 49 s, installation incl
 
 from pathlib import Path
 
-from ..config import TrainConfig
+from ..config import SampleConfig, TrainConfig
 
 
-CONFIG = TrainConfig(out=Path("runs/laptop"))
+CONFIG = TrainConfig(sample=SampleConfig(prompt="def "), out=Path("runs/laptop"))

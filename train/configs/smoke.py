@@ -27,7 +27,7 @@ CONFIG = TrainConfig(
     ),
     data=DataConfig(window_bytes=128, validation_bytes=1024),
     optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
-    sample=SampleConfig(num_bytes=32),
+    sample=SampleConfig(prompt="def ", num_bytes=32),
     steps=20,
     batch_size=4,
     chunk_steps=8,

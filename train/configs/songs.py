@@ -15,7 +15,7 @@ from .small import CONFIG as SMALL
 CONFIG = replace(
     SMALL,
     data=DataConfig(decode=True, window_bytes=32_768, validation_bytes=524_288),
-    sample=SampleConfig(prompt="", num_bytes=32_000, temperature=0.95, suffix=".wav"),
+    sample=SampleConfig(num_bytes=32_000, temperature=0.95, suffix=".wav"),
     steps=2000,
     out=Path("runs/songs"),
     validate_every=500,

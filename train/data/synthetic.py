@@ -20,7 +20,7 @@ LINE = KEY + VALUE + 3
 _A_TO_Z, _0_TO_9 = (97, 123), (48, 58)
 # How much longer sequences become at once.
 GROWTH = 8
-# Sequences of a batch, at most: of short ones, more teach no better.
+# Sequences of a batch, at most.
 MOST_ROWS = 128
 
 # Makes rows of a length, of numbers that are drawn.
