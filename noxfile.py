@@ -36,6 +36,16 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def reliability(session: nox.Session) -> None:
+    """Kill, stop and damage whole runs, many times: do they end as if nothing was?
+
+    `test` has a run of each kind.
+    """
+    install(session, "test")
+    session.run("pytest", "-m", "reliability", "--dist=load", *session.posargs)
+
+
+@nox.session
 def parity(session: nox.Session) -> None:
     """Compare imported models with the parents' own libraries, which it installs.
 

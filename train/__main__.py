@@ -27,7 +27,7 @@ from .data.prepare import TASKS, prepare
 from .data.source import held_out_batches, make_of
 from .data.synthetic import LINE, fresh, is_value
 from .evaluate import evaluate
-from .loop import train
+from .loop import NotFinite, train
 from .loss import batch_bits
 from .samples import save
 from .targets import agreement, make_targets, targets_of
@@ -170,6 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except NotFinite as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _parse(kind, command: str, words: Sequence[str], **options):

@@ -1,9 +1,14 @@
 """Checkpoints: any pytree of arrays with a readable record, saved whole or not at all.
 
-The arrays of a state are stored flat, each under its path in the pytree, so that a
-checkpoint can be compared with the state it is meant for before anything is read.
+The arrays of a state are stored flat, each in files under its path in the pytree, so
+that a checkpoint can be compared with the state it is meant for before anything is
+read. A manifest, written last, has a hash of every file: a folder without one is no
+checkpoint, and one that does not agree with it is not read.
 """
 
+import logging
+import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +18,8 @@ import jax.tree_util as jtu
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree
+
+from .manifest import check_manifest, has_manifest, write_manifest
 
 
 State = TypeVar("State")
@@ -46,14 +53,25 @@ def save(
             f"and {str(folder)!r} holds {newest}. Delete the later checkpoints, or "
             "save to another folder."
         )
-    with _manager(folder, max_to_keep=keep, cleanup_tmp_directories=True) as manager:
+    for unfinished in set(_numbered(folder)) - set(all_steps(folder)):
+        shutil.rmtree(folder / str(unfinished))
+    # One more is kept until the new one has its manifest.
+    with _manager(folder, cleanup_tmp_directories=True) as manager:
         manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_named_arrays(state)),
+                state=ocp.args.PyTreeSave(_named_arrays(state)),
                 record=ocp.args.JsonSave(record),
             ),
         )
+    write_manifest(folder / str(step))
+    for old in all_steps(folder)[:-keep]:
+        shutil.rmtree(folder / str(old))
+
+
+def all_steps(folder: Path) -> list[int]:
+    """The steps of all checkpoints that were saved to the end, in their order."""
+    return sorted(n for n in _numbered(folder) if has_manifest(folder / str(n)))
 
 
 def latest_step(folder: Path) -> int | None:
@@ -65,10 +83,7 @@ def latest_step(folder: Path) -> int | None:
     Returns:
         Its step, or `None` where there is none.
     """
-    if not folder.is_dir():
-        return None
-    with _manager(folder, create=False) as manager:
-        return manager.latest_step()
+    return max(all_steps(folder), default=None)
 
 
 def restore(
@@ -87,7 +102,8 @@ def restore(
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: the checkpoint's arrays are not those of `state_like`.
+        ValueError: the checkpoint is damaged, or its arrays are not those of
+            `state_like`.
     """
     newest = latest_step(folder)
     if newest is None:
@@ -96,18 +112,31 @@ def restore(
             "or start a new run."
         )
     step = newest if step is None else step
-    expected = _named_arrays(state_like)
+    steps, expected = all_steps(folder), _named_arrays(state_like)
+    if step not in steps:
+        raise FileNotFoundError(
+            f"`step` {step} is not among the checkpoints of {str(folder)!r}: {steps}. "
+            "Pass one of these, or None."
+        )
+    others = [n for n in steps if n < step]
+    try:
+        check_manifest(folder / str(step))
+    except ValueError as error:
+        remedy = "start a new run"
+        if others:
+            remedy = f"go on from step {others[-1]} (--resume-step {others[-1]})"
+        raise ValueError(
+            f"the checkpoint {str(folder / str(step))!r} is damaged: {error}. Restore "
+            f"it, or {remedy}."
+        ) from error
     with _manager(folder, create=False) as manager:
-        if step not in manager.all_steps():
-            raise FileNotFoundError(
-                f"`step` {step} is not among the checkpoints of {str(folder)!r}: "
-                f"{sorted(manager.all_steps())}. Pass one of these, or None."
-            )
-        _check_arrays(f"{folder}/{step}", expected, manager.item_metadata(step).state)
+        found = manager.item_metadata(step).state
+        _check_arrays(f"{folder}/{step}", expected, found)
+        how = ocp.checkpoint_utils.construct_restore_args(expected)
         found = manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(expected),
+                state=ocp.args.PyTreeRestore(expected, restore_args=how),
                 record=ocp.args.JsonRestore(),
             ),
         )
@@ -116,18 +145,47 @@ def restore(
     return eqx.combine(arrays, static), found.record
 
 
-def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
-    # Named handlers let metadata be read without a warning for each item.
-    return ocp.CheckpointManager(
-        folder.absolute(),
-        options=ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=False, **options
-        ),
-        item_handlers={
-            "state": ocp.StandardCheckpointHandler(),
-            "record": ocp.JsonCheckpointHandler(),
-        },
-    )
+def set_aside_after(folder: Path, step: int) -> None:
+    """Renames all later checkpoints, whole or not, so that a run can go on from this
+    one."""
+    for later in _numbered(folder):
+        if later > step:
+            name = f"{later}.aside"
+            while (folder / name).exists():
+                name += "_"
+            (folder / str(later)).rename(folder / name)
+
+
+def _numbered(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+
+
+@contextmanager
+def _manager(folder: Path, **options: Any):
+    # A file an array, by which it can be named; about this, Orbax warns.
+    logger, quiet = logging.getLogger("absl"), _without_word_of_merging
+    logger.addFilter(quiet)
+    try:
+        # Named handlers let metadata be read without a warning for each item.
+        with ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                enable_async_checkpointing=False, **options
+            ),
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(use_ocdbt=False),
+                "record": ocp.JsonCheckpointHandler(),
+            },
+        ) as manager:
+            yield manager
+    finally:
+        logger.removeFilter(quiet)
+
+
+def _without_word_of_merging(record: logging.LogRecord) -> bool:
+    return "Skipping merge of OCDBT" not in record.getMessage()
 
 
 def _name(path: jtu.KeyPath) -> str:

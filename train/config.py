@@ -190,8 +190,15 @@ class OptimConfig:
     """Decay of AdamW's mean of squared gradients."""
     clip_norm: float = 1.0
     """Largest global norm of a gradient."""
+    spike_factor: float | None = None
+    """Skip steps whose gradient norm is more than so many times the mean of those
+    before; None to skip those alone that are not finite."""
 
     def __post_init__(self):
+        if self.spike_factor is not None and not self.spike_factor > 1:
+            raise ValueError(
+                f"`spike_factor` must be above 1, got {self.spike_factor}."
+            )
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(
@@ -266,6 +273,13 @@ class TrainConfig:
     """Folder of the run: checkpoints, metrics, model, curve."""
     resume: bool = True
     """Go on from the newest checkpoint in `out`, if there is one."""
+    resume_step: int | None = None
+    """Go on from the checkpoint of this step, and set later ones aside."""
+    max_skipped: int = 10
+    """Steps in a row without a finite loss and gradient that end the run."""
+    hang_seconds: float | None = 3600.0
+    """How long a step, its compilation included, may take before the stacks of all
+    threads are written to hang.txt and the run ends; None for ever."""
     log_every: int = 25
     """Steps between progress lines."""
     validate_every: int = 400
@@ -280,7 +294,12 @@ class TrainConfig:
     def __post_init__(self):
         _at_least(1, self, "steps", "batch_size", "micro_batches", "chunk_steps")
         _at_least(1, self, "log_every", "validate_every", "sample_every", "save_every")
+        _at_least(1, self, "max_skipped")
         _at_least(0, self, "seed")
+        if self.hang_seconds is not None and not 0 < self.hang_seconds <= 1e6:
+            raise ValueError(
+                f"`hang_seconds` must lie in (0, 1e6], got {self.hang_seconds}."
+            )
         window, per_step = self.data.window_bytes, self.model.bytes_per_step
         if window % per_step:
             raise ValueError(
@@ -316,6 +335,9 @@ FREE_ON_RESUME = (
     "sample",
     "out",
     "resume",
+    "resume_step",
+    "max_skipped",
+    "hang_seconds",
     "log_every",
     "validate_every",
     "sample_every",

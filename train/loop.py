@@ -4,17 +4,17 @@ import errno
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from perceiver_eqx import ByteLM
 from perceiver_eqx.pretrained import save as save_model
@@ -26,14 +26,19 @@ from .config import (
     check_resumable,
     to_json,
 )
-from .data.source import open_source
+from .data.source import Source, open_source
 from .evaluate import evaluate
 from .loss import Loss, batch_bits
 from .metrics import MetricsLog, plot_losses, read_metrics
 from .optim import adamw, muon
+from .process import Stopped, hang_watch, stop_requests, until
 from .report import Reporter
 from .samples import SAMPLED_KINDS, make_samples, save_samples, text_of
 from .step import TrainState, init_train_state, train_step
+
+
+class NotFinite(RuntimeError):
+    """Too many steps in a row had no finite loss and gradient."""
 
 
 def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> ByteLM:
@@ -41,7 +46,7 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
 
     The order at a step is: the step, its metrics, evaluation, sample, checkpoint.
     Whenever the process ends, the next one goes on from the newest checkpoint, and
-    logs what the unbroken run would have logged.
+    logs what the unbroken run would have logged. Ctrl-C and SIGTERM save one first.
 
     Args:
         config: the run. Its folder receives `checkpoints/`, `metrics.jsonl`,
@@ -49,12 +54,13 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         report: takes each line for the person who watches.
 
     Returns:
-        The trained model.
+        The model: trained, or as far as it was when the run was asked to stop.
 
     Raises:
         ValueError: the run's folder cannot be written, or the run to resume had
-            another config or other data.
+            another config or other data, or its checkpoint is damaged.
         FileNotFoundError: there is nothing at the data's path.
+        NotFinite: `max_skipped` steps in a row were skipped.
     """
     _make_folder(config.out)
     source = open_source(config)
@@ -68,15 +74,17 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
     model_key, step_key, sample_key = jr.split(jr.key(config.seed), 3)
     state = init_train_state(ByteLM(**vars(config.model), key=model_key), optim)
 
-    folder = config.out / "checkpoints"
-    resumed = checkpoint.latest_step(folder)
+    folder, model_file = config.out / "checkpoints", config.out / "model.safetensors"
+    resumed = _resume(folder, state, record, config)
+    start, finished = 0, True
     if resumed is not None:
-        state = _resume(folder, state, record, config)
-        report(f"going on from step {resumed} of {config.out}")
-    start = resumed or 0
-    if start >= config.steps:
-        report(f"the run in {config.out} is complete; a new one needs another --out")
-        return state.model
+        state, start, finished = resumed
+        if start >= config.steps and finished and model_file.exists():
+            report(
+                f"the run in {config.out} is complete; a new one needs another --out"
+            )
+            return state.model
+        report(f"going on from step {start} of {config.out}")
     params = jax.tree.leaves(eqx.filter(state.model, eqx.is_array))
     report(
         f"{sum(x.size for x in params):,} parameters on "
@@ -89,53 +97,83 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
     )
 
     loss_fn = partial(batch_bits, chunk_steps=config.chunk_steps)
-    take_step = _jit_step(state, loss_fn, optim, config.micro_batches)
+    take_step = _jit_step(state, loss_fn, optim, config)
     eval_bits = eqx.filter_jit(lambda model, batch: loss_fn(model, batch, None))
     with (
+        stop_requests() as asked,
+        hang_watch(config.hang_seconds, config.out / "hang.txt") as alive,
         source.training(start) as batches,
         MetricsLog(
-            config.out, resume_step=resumed, tensorboard=config.tensorboard
+            config.out,
+            resume_step=None if resumed is None else start,
+            whole=finished,
+            tensorboard=config.tensorboard,
         ) as log,
     ):
         reporter = Reporter(config, log, schedule, first_step=start, report=report)
+
+        def look(step: int, state: TrainState) -> bool:
+            """Evaluates and samples where it is due. False if that was given up."""
+            due = _Due.at(step, config)
+            with reporter.paused():
+                try:
+                    if due.validates:
+                        held_out = until(asked, _each(alive, source.validation()))
+                        found = evaluate(state.model, held_out, eval_bits)
+                        reporter.validation(step, found)
+                    if due.samples and config.data.kind in SAMPLED_KINDS:
+                        alive()
+                        _sample(state.model, config, sample_key, step, source, reporter)
+                except Stopped:
+                    return False
+            return True
+
+        def tell(step: int, metrics: dict[str, Array]) -> None:
+            reporter.step(step, metrics)
+            if int(metrics["skipped_in_a_row"]) >= config.max_skipped:
+                raise NotFinite(
+                    f"`max_skipped` = {config.max_skipped} steps in a row had no "
+                    f"finite loss and gradient, the last one step {step}; the "
+                    f"checkpoint of step {checkpoint.latest_step(folder)} is as it "
+                    "was. Lower optim.learning_rate or clip_norm in a new run, or "
+                    "look at the data of these steps."
+                )
+
+        if not finished:
+            finished = look(start, state)
         # Metrics are read one step late, while the next step runs.
         waiting: tuple[int, dict[str, Array]] | None = None
-        for step in range(start + 1, config.steps + 1):
+        step, saved = start, start
+        while step < config.steps and not asked():
+            step += 1
+            alive()
             batch = jax.tree.map(jnp.asarray, next(batches))
             state, metrics = take_step(state, batch, jr.fold_in(step_key, step))
             if waiting is not None:
-                reporter.step(*waiting)
+                tell(*waiting)
             waiting = step, metrics
-            validates, samples, saves = (
-                step == config.steps or step % every == 0
-                for every in (
-                    config.validate_every,
-                    config.sample_every,
-                    config.save_every,
-                )
+            due = _Due.at(step, config)
+            if any(due) or asked():
+                tell(*waiting)
+                waiting = None
+                finished = look(step, state)
+                if due.saves or asked():
+                    with reporter.paused():
+                        checkpoint.save(
+                            folder, step, state, {**record, "finished": finished}
+                        )
+                    saved = step
+        if waiting is not None:
+            tell(*waiting)
+        if step < config.steps or not finished:
+            if saved < step:
+                checkpoint.save(folder, step, state, {**record, "finished": finished})
+            report(
+                f"stopped, and saved, at step {step} of {config.steps}; the same "
+                "command goes on from there"
             )
-            if not (validates or samples or saves):
-                continue
-            reporter.step(*waiting)
-            waiting = None
-            with reporter.paused():
-                if validates:
-                    held_out = source.validation()
-                    reporter.validation(
-                        step, evaluate(state.model, held_out, eval_bits)
-                    )
-                if samples and config.data.kind in SAMPLED_KINDS:
-                    key = jr.fold_in(sample_key, step)
-                    made = make_samples(state.model, config, key, source.held_out)
-                    reporter.sample(step, text_of(made))
-                    if config.sample.suffix and (
-                        path := save_samples(made, config, step)
-                    ):
-                        report(f"saved {path}")
-                if saves:
-                    checkpoint.save(folder, step, state, record)
+            return state.model
 
-    model_file = config.out / "model.safetensors"
     save_model(model_file, state.model)
     plot_losses(read_metrics(config.out / "metrics.jsonl"), config.out / "loss.png")
     report(
@@ -143,6 +181,38 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         f"  python -m train sample --model {model_file}"
     )
     return state.model
+
+
+class _Due(NamedTuple):
+    """What follows a step."""
+
+    validates: bool
+    samples: bool
+    saves: bool
+
+    @classmethod
+    def at(cls, step: int, config: TrainConfig) -> "_Due":
+        every = config.validate_every, config.sample_every, config.save_every
+        return cls(*(step == config.steps or step % each == 0 for each in every))
+
+
+def _each(call: Callable[[], None], items: Iterator) -> Iterator:
+    for item in items:
+        call()
+        yield item
+
+
+def _sample(
+    model: ByteLM,
+    config: TrainConfig,
+    key: PRNGKeyArray,
+    step: int,
+    source: Source,
+    reporter: Reporter,
+) -> None:
+    made = make_samples(model, config, jr.fold_in(key, step), source.held_out)
+    path = save_samples(made, config, step) if config.sample.suffix else None
+    reporter.sample(step, text_of(made), path)
 
 
 def _make_folder(folder: Path) -> None:
@@ -185,13 +255,20 @@ def optimizer_of(
 
 def _resume(
     folder: Path, state: TrainState, record: dict[str, Any], config: TrainConfig
-) -> TrainState:
+) -> tuple[TrainState, int, bool] | None:
+    """The state of a run to go on with, its step, and whether all that belongs to that
+    step was done; `None` for a run that begins."""
+    step = checkpoint.latest_step(folder)
+    if config.resume_step is not None:
+        step = config.resume_step
+    if step is None:
+        return None
     if not config.resume:
         raise ValueError(
             f"`resume` is off, but {config.out} holds a run. Pass another --out, or "
             "delete that folder."
         )
-    state, recorded = checkpoint.restore(folder, state)
+    state, recorded = checkpoint.restore(folder, state, step)
     check_resumable(recorded["config"], record["config"])
     if recorded["data"] != record["data"]:
         raise ValueError(
@@ -199,14 +276,15 @@ def _resume(
             f"saved (fingerprint {recorded['data']}, now {record['data']}). Restore "
             "the data, or start a new run with another --out."
         )
-    return state
+    checkpoint.set_aside_after(folder, step)
+    return state, step, recorded["finished"]
 
 
 def _jit_step(
     state: TrainState,
     loss_fn: Loss,
     optim: optax.GradientTransformation,
-    micro_batches: int,
+    config: TrainConfig,
 ):
     """`train_step`, compiled, with the old state's memory given to the new one."""
     static = eqx.filter(state, eqx.is_array, inverse=True)
@@ -219,7 +297,8 @@ def _jit_step(
             key,
             loss_fn=loss_fn,
             optim=optim,
-            micro_batches=micro_batches,
+            micro_batches=config.micro_batches,
+            spike_factor=config.optim.spike_factor,
         )
         return eqx.filter(state, eqx.is_array), metrics
 

@@ -29,6 +29,8 @@ class MetricsLog:
         resume_step: the step of the checkpoint that the run resumes from: lines of
             later steps are dropped, and so is a line torn by a kill. `None` starts the
             file anew.
+        whole: whether that step was evaluated and sampled as is due; if not, what of it
+            was, is dropped too, to be done again.
         tensorboard: whether to write the records for TensorBoard too, in
             `folder / "tensorboard"`.
 
@@ -40,13 +42,24 @@ class MetricsLog:
     """
 
     def __init__(
-        self, folder: Path, *, resume_step: int | None, tensorboard: bool = False
+        self,
+        folder: Path,
+        *,
+        resume_step: int | None,
+        whole: bool = True,
+        tensorboard: bool = False,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         kept = []
         if resume_step is not None and path.exists():
-            kept = [r for r in read_metrics(path) if r["step"] <= resume_step]
+            before = resume_step + whole
+            kept = [
+                record
+                for record in read_metrics(path)
+                if record["step"] < before
+                or (record["step"] == resume_step and record["kind"] == "train")
+            ]
         # Replacing the file whole keeps the old one good if we are killed here.
         draft = path.with_suffix(".tmp")
         draft.write_text("".join(map(_line, kept)), encoding="utf-8")
@@ -100,8 +113,17 @@ class MetricsLog:
 
 
 def _line(record: Record) -> str:
+    plain = {name: _plain(value) for name, value in record.items()}
+    return json.dumps(plain, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
     # NumPy and JAX scalars know their Python number.
-    return json.dumps(dict(record), default=lambda value: value.item()) + "\n"
+    value = value.item() if hasattr(value, "item") else value
+    # JSON knows no number that is not finite.
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import optax
@@ -45,16 +46,25 @@ class Reporter:
 
     def step(self, step: int, metrics: dict[str, Array]) -> None:
         """Records a training step; waits for its metrics."""
-        num_bytes = int(metrics["num_bytes"])
+        num_bytes, skipped = int(metrics["num_bytes"]), int(metrics["skipped"])
+        skips = int(metrics["skipped_in_a_row"]) > 0
         self._bytes_seen += num_bytes
         numbers = {
             "bits_per_byte": float(metrics["bits_per_byte"]),
-            "learning_rate": float(np.asarray(self._schedule(step - 1))),
+            # The optimizer counts the steps that it took.
+            "learning_rate": float(
+                np.asarray(self._schedule(step - 1 - skipped + skips))
+            ),
             "gradient_norm": float(metrics["gradient_norm"]),
             "bytes_per_second": self._bytes_per_second(num_bytes),
             "memory_bytes": memory_bytes(),
         }
-        self._write(step, "train", **numbers)
+        self._write(step, "train", **numbers, skipped=skipped)
+        if skips:
+            self._report(
+                f"step {step:>7}: skipped, as its loss or gradient was not finite or "
+                f"a spike ({skipped} in all)"
+            )
         first, last = self._first_step + 1, self._config.steps
         if step % self._config.log_every == 0 or step in (first, last):
             line = progress_line(
@@ -71,10 +81,12 @@ class Reporter:
         self._write(step, "validation", bits_per_byte=bits_per_byte)
         self._report(f"step {step:>7}: validation bits/byte {bits_per_byte:.4f}")
 
-    def sample(self, step: int, text: str) -> None:
-        """Records a sample."""
+    def sample(self, step: int, text: str, path: Path | None) -> None:
+        """Records a sample, which may be in a file too."""
         self._write(step, "sample", text=text)
         self._report(f"--- sample at step {step} ---\n{text}\n---")
+        if path is not None:
+            self._report(f"saved {path}")
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from perceiver_eqx import ByteLM
 
+from .guard import Guard, kept_unless
 from .loss import Loss
 
 
@@ -19,12 +20,13 @@ class TrainState(eqx.Module):
     model: ByteLM
     opt_state: PyTree
     step: Int[Array, ""]
+    guard: Guard
 
 
 def init_train_state(model: ByteLM, optim: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     opt_state = optim.init(eqx.filter(model, eqx.is_inexact_array))
-    return TrainState(model, opt_state, jnp.zeros((), jnp.int32))
+    return TrainState(model, opt_state, jnp.zeros((), jnp.int32), Guard.new())
 
 
 def train_step(
@@ -35,8 +37,10 @@ def train_step(
     loss_fn: Loss,
     optim: optax.GradientTransformation,
     micro_batches: int = 1,
+    spike_factor: float | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Take one optimizer step.
+    """Take one optimizer step, unless its loss or its gradient is not finite: then
+    parameters and all that the optimizer keeps stay as they are.
 
     Args:
         state: before the step.
@@ -45,10 +49,12 @@ def train_step(
         loss_fn: `(model, batch, key)` to the bits and the bytes of a batch, summed.
         micro_batches: parts of the batch whose gradients are added up one after the
             other; the step is the same, the memory that of one part.
+        spike_factor: as in `Guard.judge`.
 
     Returns:
         The state after the step, and metrics: `bits_per_byte` and `gradient_norm`
-        before it, and `num_bytes`.
+        before it, `num_bytes`, and how many steps were `skipped`, and of the last ones
+        `skipped_in_a_row`.
     """
 
     def add_part(sums, of_part):
@@ -70,12 +76,20 @@ def train_step(
         add_part, start, (parts, jr.split(key, micro_batches))
     )
     gradient = jax.tree.map(lambda g: g / num_bytes, gradient)
+    norm = optax.tree.norm(gradient)
+    takes, guard = state.guard.judge(total, norm, spike_factor)
     with jax.named_scope("train.update"):
         updates, opt_state = optim.update(gradient, state.opt_state, params)
+        updated = eqx.apply_updates(params, updates)
+        params = kept_unless(takes, updated, params)
+        opt_state = kept_unless(takes, opt_state, state.opt_state)
     metrics = {
         "bits_per_byte": total / num_bytes,
-        "gradient_norm": optax.tree.norm(gradient),
+        "gradient_norm": norm,
         "num_bytes": num_bytes,
+        "skipped": guard.skipped,
+        "skipped_in_a_row": guard.in_a_row,
     }
-    model = eqx.apply_updates(state.model, updates)
-    return TrainState(model, opt_state, state.step + 1), metrics
+    static = eqx.filter(state.model, eqx.is_inexact_array, inverse=True)
+    model = eqx.combine(params, static)
+    return TrainState(model, opt_state, state.step + 1, guard), metrics

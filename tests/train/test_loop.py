@@ -1,62 +1,23 @@
 """Whole runs, the process included: killed, resumed, sampled, evaluated."""
 
 import dataclasses
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.train.runs import ended_alike, numbers, smoke, start, wait_for
 from train.__main__ import main
 from train.config import DataConfig
 from train.configs import load
 from train.loop import train
-from train.metrics import read_metrics
-
-
-# As in conftest.py: both must compile alike to agree to the bit.
-ENVIRONMENT = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
-
-def corpus(folder: Path) -> Path:
-    folder.mkdir()
-    for i in range(40):
-        words = [f"word{(i * 7 + j * j) % 50}" for j in range(60)]
-        (folder / f"{i}.txt").write_text(" ".join(words))
-    return folder
-
-
-def start(*arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "train", "train", *arguments],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def numbers(folder: Path) -> list:
-    """What a run logged, but for what tells of the machine."""
-    machine = ("bytes_per_second", "memory_bytes")
-    records = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if k not in machine} for r in records]
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """A run from end to end: its config, and what it printed."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    data = corpus(folder / "data")
-    config = dataclasses.replace(
-        load("smoke"),
-        data=dataclasses.replace(load("smoke").data, path=data),
-        out=folder / "run",
-    )
+    config = smoke(tmp_path_factory.mktemp("unbroken"))
     lines = []
     train(config, report=lines.append)
     return config, "\n".join(lines)
@@ -77,31 +38,31 @@ def test_a_run_learns_saves_and_samples(unbroken):
         assert (config.out / name).exists()
 
 
-def test_killed_at_any_moment_and_started_again_it_ends_as_the_unbroken_run(
+def test_stopped_and_killed_and_started_again_it_ends_as_the_unbroken_run(
     unbroken, tmp_path
 ):
-    """Killed twice: at a step after a checkpoint, and a moment after one, which may be
+    """Asked to stop at a step, then killed a moment after a checkpoint, which may be
     inside a save."""
     config, _ = unbroken
-    arguments = ("smoke", "--data.path", str(config.data.path), "--out", str(tmp_path))
-    for last_step, delay in ((7, 0.0), (10, 0.05)):
-        process = start(*arguments, "--log-every", "1")
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(f"step {last_step:>7}/"):
-                break
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        assert process.returncode == -signal.SIGKILL
-    process = start(*arguments)
+    process = start(config, tmp_path, "--log-every", "1")
+    wait_for(process, "step       7/")
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    assert "stopping as soon as all is saved" in printed
+    (stopped,) = re.findall(r"stopped, and saved, at step (\d+) of 20; the", printed)
+    process = start(config, tmp_path, "--log-every", "1")
+    wait_for(process, f"going on from step {stopped} of ")
+    wait_for(process, "step      10/")
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    process = start(config, tmp_path)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
     assert "going on from step" in printed
-    assert numbers(tmp_path) == numbers(config.out)
-    model = (tmp_path / "model.safetensors").read_bytes()
-    assert model == (config.out / "model.safetensors").read_bytes()
+    assert ended_alike(tmp_path, config.out)
 
 
 def test_a_complete_run_is_left_as_it_is(unbroken):
