@@ -1,6 +1,12 @@
 import pytest
 
-from tests import mutants, mutants_context, mutants_parents, mutants_streams
+from tests import (
+    mutants,
+    mutants_context,
+    mutants_parents,
+    mutants_streams,
+    mutants_trainer,
+)
 from tests.planting import ROOT, is_caught
 
 
@@ -11,6 +17,7 @@ each_mistake = pytest.mark.parametrize(
         *mutants_context.MUTANTS,
         *mutants_parents.MUTANTS,
         *mutants_streams.MUTANTS,
+        *mutants_trainer.MUTANTS,
     ],
     ids=lambda mutant: mutant.mistake,
 )

@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except NotFinite as error:
+    except (NotFinite, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -25,6 +25,10 @@ from .manifest import check_manifest, has_manifest, write_manifest
 State = TypeVar("State")
 
 
+class NotSaved(OSError):
+    """A checkpoint could not be written."""
+
+
 def save(
     folder: Path, step: int, state: PyTree, record: dict[str, Any], *, keep: int = 2
 ):
@@ -42,6 +46,8 @@ def save(
 
     Raises:
         ValueError: `keep` is less than 1, or `step` is not after the newest checkpoint.
+        NotSaved: there is no room for it, or something else hinders; the checkpoints
+            before it are as they were.
     """
     if keep < 1:
         raise ValueError(f"`keep` must be at least 1; got {keep}.")
@@ -53,9 +59,23 @@ def save(
             f"and {str(folder)!r} holds {newest}. Delete the later checkpoints, or "
             "save to another folder."
         )
-    for unfinished in set(_numbered(folder)) - set(all_steps(folder)):
-        shutil.rmtree(folder / str(unfinished))
-    # One more is kept until the new one has its manifest.
+    try:
+        for unfinished in set(_numbered(folder)) - set(all_steps(folder)):
+            shutil.rmtree(folder / str(unfinished))
+        _write(folder, step, state, record)
+    except (OSError, ValueError) as error:
+        # Of a file that cannot be written, Orbax raises either.
+        raise NotSaved(
+            f"the checkpoint of step {step} could not be written to {str(folder)!r}: "
+            f"{error}. The checkpoints before it are as they were; make room, or the "
+            "folder writable, and start the same command again."
+        ) from error
+    # One more was kept until the new one had its manifest.
+    for old in all_steps(folder)[:-keep]:
+        shutil.rmtree(folder / str(old))
+
+
+def _write(folder: Path, step: int, state: PyTree, record: dict[str, Any]) -> None:
     with _manager(folder, cleanup_tmp_directories=True) as manager:
         manager.save(
             step,
@@ -65,8 +85,6 @@ def save(
             ),
         )
     write_manifest(folder / str(step))
-    for old in all_steps(folder)[:-keep]:
-        shutil.rmtree(folder / str(old))
 
 
 def all_steps(folder: Path) -> list[int]:
@@ -164,9 +182,10 @@ def _numbered(folder: Path) -> list[int]:
 
 @contextmanager
 def _manager(folder: Path, **options: Any):
-    # A file an array, by which it can be named; about this, Orbax warns.
-    logger, quiet = logging.getLogger("absl"), _without_word_of_merging
-    logger.addFilter(quiet)
+    # Orbax warns of a file an array, by which it can be named, and tells at length
+    # what it raises anyway.
+    logger = logging.getLogger("absl")
+    logger.addFilter(_silent)
     try:
         # Named handlers let metadata be read without a warning for each item.
         with ocp.CheckpointManager(
@@ -181,11 +200,11 @@ def _manager(folder: Path, **options: Any):
         ) as manager:
             yield manager
     finally:
-        logger.removeFilter(quiet)
+        logger.removeFilter(_silent)
 
 
-def _without_word_of_merging(record: logging.LogRecord) -> bool:
-    return "Skipping merge of OCDBT" not in record.getMessage()
+def _silent(_: logging.LogRecord) -> bool:
+    return False
 
 
 def _name(path: jtu.KeyPath) -> str:

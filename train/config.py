@@ -275,6 +275,9 @@ class TrainConfig:
     """Go on from the newest checkpoint in `out`, if there is one."""
     resume_step: int | None = None
     """Go on from the checkpoint of this step, and set later ones aside."""
+    resume_changed: bool = False
+    """Go on with another config or other data on purpose: what comes of it no unbroken
+    run would give."""
     max_skipped: int = 10
     """Steps in a row without a finite loss and gradient that end the run."""
     hang_seconds: float | None = 3600.0
@@ -336,6 +339,7 @@ FREE_ON_RESUME = (
     "out",
     "resume",
     "resume_step",
+    "resume_changed",
     "max_skipped",
     "hang_seconds",
     "log_every",
@@ -381,8 +385,8 @@ def check_resumable(recorded: dict, now: dict, prefix: str = "") -> None:
         elif before != after:
             raise ValueError(
                 f"`{prefix}{name}` was {before!r} in the run to resume and is "
-                f"{after!r} now. Give it the old value, or start a new run with "
-                "another --out."
+                f"{after!r} now. Give it the old value, start a new run with another "
+                "--out, or pass --resume-changed."
             )
 
 

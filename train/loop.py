@@ -1,9 +1,7 @@
 """The training loop: data in, steps out, and a checkpoint to go on from."""
 
 import errno
-import importlib.metadata
 import os
-import platform
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -32,6 +30,7 @@ from .loss import Loss, batch_bits
 from .metrics import MetricsLog, plot_losses, read_metrics
 from .optim import adamw, muon
 from .process import Stopped, hang_watch, stop_requests, until
+from .provenance import versions, write_start
 from .report import Reporter
 from .samples import SAMPLED_KINDS, make_samples, save_samples, text_of
 from .step import TrainState, init_train_state, train_step
@@ -49,8 +48,8 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
     logs what the unbroken run would have logged. Ctrl-C and SIGTERM save one first.
 
     Args:
-        config: the run. Its folder receives `checkpoints/`, `metrics.jsonl`,
-            `model.safetensors` and `loss.png`.
+        config: the run. Its folder receives `starts.jsonl`, `metrics.jsonl`,
+            `checkpoints/`, `model.safetensors` and `loss.png`.
         report: takes each line for the person who watches.
 
     Returns:
@@ -67,7 +66,7 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
     record = {
         "config": to_json(config),
         "data": source.fingerprint,
-        "versions": _versions(),
+        "versions": versions(),
     }
     schedule = schedule_of(config.optim, config.steps)
     optim = optimizer_of(config.optim, schedule, config.model.dtype)
@@ -85,6 +84,7 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
             )
             return state.model
         report(f"going on from step {start} of {config.out}")
+    write_start(config, step=start)
     params = jax.tree.leaves(eqx.filter(state.model, eqx.is_array))
     report(
         f"{sum(x.size for x in params):,} parameters on "
@@ -159,6 +159,7 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
                 finished = look(step, state)
                 if due.saves or asked():
                     with reporter.paused():
+                        _check_folder(config.out)
                         checkpoint.save(
                             folder, step, state, {**record, "finished": finished}
                         )
@@ -181,6 +182,13 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         f"  python -m train sample --model {model_file}"
     )
     return state.model
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"the run's folder {str(folder)!r} is gone, and all that was saved with it."
+        )
 
 
 class _Due(NamedTuple):
@@ -269,13 +277,15 @@ def _resume(
             "delete that folder."
         )
     state, recorded = checkpoint.restore(folder, state, step)
-    check_resumable(recorded["config"], record["config"])
-    if recorded["data"] != record["data"]:
-        raise ValueError(
-            f"`data.path` holds other content than when the run in {config.out} was "
-            f"saved (fingerprint {recorded['data']}, now {record['data']}). Restore "
-            "the data, or start a new run with another --out."
-        )
+    if not config.resume_changed:
+        check_resumable(recorded["config"], record["config"])
+        if recorded["data"] != record["data"]:
+            raise ValueError(
+                f"`data.path` holds other content than when the run in {config.out} "
+                f"was saved (fingerprint {recorded['data']}, now {record['data']}). "
+                "Restore the data, start a new run with another --out, or pass "
+                "--resume-changed."
+            )
     checkpoint.set_aside_after(folder, step)
     return state, step, recorded["finished"]
 
@@ -307,9 +317,3 @@ def _jit_step(
         return eqx.combine(arrays, static), metrics
 
     return take_step
-
-
-def _versions() -> dict[str, str]:
-    names = ("jax", "equinox", "optax", "grain", "orbax-checkpoint", "perceiver-eqx")
-    versions = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **versions}

@@ -1,6 +1,7 @@
 """Whole runs for tests: small data, a small config, processes, and what they logged."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -57,6 +58,11 @@ def numbers(folder: Path) -> list:
     machine = ("bytes_per_second", "memory_bytes")
     records = read_metrics(folder / "metrics.jsonl")
     return [{k: v for k, v in r.items() if k not in machine} for r in records]
+
+
+def starts(folder: Path) -> list:
+    """What a run noted when it began, and each time that it went on."""
+    return [json.loads(line) for line in (folder / "starts.jsonl").open()]
 
 
 def arrays_of(checkpoint: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 import logging
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import optax
 import pytest
 from jaxtyping import Array, Float
 
-from train.checkpoint import latest_step, restore, save
+from train.checkpoint import NotSaved, latest_step, restore, save
 
 
 class Layer(eqx.Module):
@@ -192,3 +193,25 @@ def test_a_step_not_after_the_newest_is_an_error(tmp_path, step):
 def test_keeping_no_checkpoint_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="`keep` must be at least 1; got 0"):
         save(tmp_path, 1, jnp.ones(2), {}, keep=0)
+
+
+def test_without_room_the_checkpoints_before_are_as_they_were(tmp_path, capfd):
+    state = {"x": jnp.asarray(np.random.default_rng(0).normal(size=20_000))}
+    save(tmp_path, 1, state, {"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(NotSaved, match="step 2 could not be written .*too large"):
+            save(tmp_path, 2, state, {"step": 2}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert capfd.readouterr() == ("", "")
+    assert restore(tmp_path, state)[1] == {"step": 1}
+    save(tmp_path, 2, state, {"step": 2}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["2"]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotSaved, match="step 2 could not be written to .*file"):
+        save(tmp_path / "file", 2, {"x": jnp.ones(2)}, {})

@@ -3,6 +3,7 @@ requests to stop, kills, and steps that never end."""
 
 import dataclasses
 import random
+import resource
 import shutil
 import signal
 import time
@@ -147,6 +148,64 @@ def test_asked_to_stop_at_any_moment(unbroken, tmp_path, monkeypatch, number):
     assert "saved" in lines[-1]
     assert ended_alike(tmp_path, unbroken.out)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("lost", ["folder", "room"])
+def test_a_run_that_cannot_be_saved_ends_with_a_message(
+    unbroken, tmp_path, monkeypatch, capsys, lost
+):
+    """At step 10, after a checkpoint of step 5."""
+    out, real = tmp_path / "run", loop.checkpoint.save
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save(folder, step, *rest):
+        if step == 10 and lost == "room":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        real(folder, step, *rest)
+        if step == 5 and lost == "folder":
+            shutil.rmtree(out)
+
+    monkeypatch.setattr(loop.checkpoint, "save", save)
+    arguments = f"--data.path {unbroken.data.path} --out {out} --sample-every 5"
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["train", "smoke", *arguments.split()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err
+    if lost == "folder":
+        assert "the run's folder" in said
+        assert ended.value.code == 2
+        return
+    assert ended.value.code == 1
+    assert "the checkpoint of step 10 could not be written" in said
+    assert all_steps(out / "checkpoints") == [5]
+    monkeypatch.undo()
+    main(["train", "smoke", *arguments.split()])
+    assert ended_alike(out, unbroken.out)
+
+
+@pytest.mark.reliability
+def test_on_purpose_a_run_goes_on_with_another_config_and_other_data(
+    unbroken, tmp_path
+):
+    folder = shutil.copytree(unbroken.out, tmp_path / "run")
+    shutil.copytree(unbroken.data.path, tmp_path / "data")
+    (tmp_path / "data/0.txt").write_text("other words")
+    config = dataclasses.replace(
+        unbroken,
+        data=dataclasses.replace(unbroken.data, path=tmp_path / "data"),
+        out=folder,
+        seed=1,
+        steps=25,
+    )
+    with pytest.raises(ValueError, match="pass --resume-changed"):
+        train(config)
+    train(dataclasses.replace(config, resume_changed=True), report=str)
+    steps = [r["step"] for r in numbers(folder) if r["kind"] == "train"]
+    assert steps == list(range(1, 26))
+    train(dataclasses.replace(config, steps=25), report=str)
 
 
 @pytest.mark.reliability

@@ -1,15 +1,17 @@
 """Whole runs, the process included: killed, resumed, sampled, evaluated."""
 
 import dataclasses
+import json
 import re
 import signal
 import time
 
+import jax
 import pytest
 
-from tests.train.runs import ended_alike, numbers, smoke, start, wait_for
+from tests.train.runs import ended_alike, numbers, smoke, start, starts, wait_for
 from train.__main__ import main
-from train.config import DataConfig
+from train.config import DataConfig, to_json
 from train.configs import load
 from train.loop import train
 
@@ -36,6 +38,11 @@ def test_a_run_learns_saves_and_samples(unbroken):
     assert "--- sample at step 20 ---\ndef " in printed
     for name in ("model.safetensors", "loss.png", "checkpoints/20"):
         assert (config.out / name).exists()
+    (begun,) = starts(config.out)
+    assert begun["from_step"] == 0
+    assert begun["config"] == json.loads(json.dumps(to_json(config)))
+    assert begun["versions"]["jax"] == jax.__version__
+    assert begun["commit"] is None or len(begun["commit"]["name"]) == 40
 
 
 def test_stopped_and_killed_and_started_again_it_ends_as_the_unbroken_run(
@@ -63,6 +70,10 @@ def test_stopped_and_killed_and_started_again_it_ends_as_the_unbroken_run(
     assert process.returncode == 0, printed
     assert "going on from step" in printed
     assert ended_alike(tmp_path, config.out)
+    first, second, third = starts(tmp_path)
+    assert (first["from_step"], second["from_step"]) == (0, int(stopped))
+    assert third["from_step"] >= int(stopped)
+    assert "--log-every" in second["command"]
 
 
 def test_a_complete_run_is_left_as_it_is(unbroken):

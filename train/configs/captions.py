@@ -1,4 +1,4 @@
-"""Pictures to what they show, in words: 1.7 M parameters.
+"""Pictures to what they show, in words: 3.8 M parameters.
 
     python -m train prepare digits --out data/digits
     python -m train train captions --data.path data/digits/images \

@@ -1,4 +1,4 @@
-"""Long pages of the manual in English to German ones: 19 M parameters, for one GPU.
+"""Long pages of the manual in English to German ones: 30 M parameters, for one GPU.
 
     python -m train prepare manpages --out data/manpages
     python -m train train manpages --data.path data/manpages/en \
