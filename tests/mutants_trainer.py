@@ -96,7 +96,7 @@ MUTANTS = (
         "train/manifest.py",
         "if end or _hash_of(text.encode()) != digest:",
         "if end:",
-        MANIFEST + "test_another_manifest_is_told[longer]",
+        MANIFEST + "test_another_manifest_is_told[space]",
     ),
     Mutant(
         "manifest: links are followed",

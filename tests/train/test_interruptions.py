@@ -144,6 +144,12 @@ def test_asked_to_stop_at_any_moment(unbroken, tmp_path, monkeypatch, number):
         with signalled(monkeypatch, name, number):
             train(config, report=lines.append)
         assert f"stopped, and saved, at step {step} of 20; the same" in lines[-1]
+    # Step 10 was saved without its evaluation, which is logged now, before a crash.
+    with monkeypatch.context() as patch:
+        patch.delattr(loop, "make_samples")
+        with pytest.raises(NameError):
+            train(config, report=str)
+    assert numbers(tmp_path)[-1]["kind"] == "validation"
     train(config, report=lines.append)
     assert "saved" in lines[-1]
     assert ended_alike(tmp_path, unbroken.out)

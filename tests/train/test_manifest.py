@@ -116,7 +116,11 @@ MANIFESTS = {
     "emptied": (lambda text: "", "is cut short or no text"),
     "cut": (lambda text: text[:-1], "holds other bytes than were saved"),
     "longer": (lambda text: text + "0", "holds other bytes than were saved"),
-    "a list": (lambda text: signed("[]"), "is no manifest"),
+    "space": (
+        lambda text: text.replace(",", " ,", 1),
+        "holds other bytes than were saved",
+    ),
+    "list": (lambda text: signed("[]"), "is no manifest"),
     "without files": (lambda text: signed('{"version": 1}'), "is no manifest"),
     "deep": (lambda text: signed(10**5 * "["), "is no manifest"),
     "newer": (
