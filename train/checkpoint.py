@@ -100,7 +100,17 @@ def latest_step(folder: Path) -> int | None:
 
     Returns:
         Its step, or `None` where there is none.
+
+    Raises:
+        ValueError: there are checkpoints from before they had manifests.
     """
+    for step in _numbered(folder):
+        if (folder / str(step) / "state" / "manifest.ocdbt").exists():
+            raise ValueError(
+                f"the checkpoint {str(folder / str(step))!r} is from before "
+                "checkpoints had manifests, and is not read. Start a new run with "
+                "another --out."
+            )
     return max(all_steps(folder), default=None)
 
 

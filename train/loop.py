@@ -131,13 +131,19 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         def tell(step: int, metrics: dict[str, Array]) -> None:
             reporter.step(step, metrics)
             if int(metrics["skipped_in_a_row"]) >= config.max_skipped:
+                last = checkpoint.latest_step(folder)
                 raise NotFinite(
                     f"`max_skipped` = {config.max_skipped} steps in a row had no "
-                    f"finite loss and gradient, the last one step {step}; the "
-                    f"checkpoint of step {checkpoint.latest_step(folder)} is as it "
-                    "was. Lower optim.learning_rate or clip_norm in a new run, or "
-                    "look at the data of these steps."
+                    f"finite loss and gradient, the last one step {step}; the last "
+                    f"checkpoint, of step {last}, is as it was. Lower "
+                    "optim.learning_rate or clip_norm in a new run, or look at the "
+                    "data of these steps."
                 )
+
+        def save(step: int, state: TrainState, finished: bool) -> None:
+            _check_folder(config.out)
+            with reporter.paused():
+                checkpoint.save(folder, step, state, {**record, "finished": finished})
 
         if not finished:
             finished = look(start, state)
@@ -158,17 +164,13 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
                 waiting = None
                 finished = look(step, state)
                 if due.saves or asked():
-                    with reporter.paused():
-                        _check_folder(config.out)
-                        checkpoint.save(
-                            folder, step, state, {**record, "finished": finished}
-                        )
+                    save(step, state, finished)
                     saved = step
         if waiting is not None:
             tell(*waiting)
         if step < config.steps or not finished:
             if saved < step:
-                checkpoint.save(folder, step, state, {**record, "finished": finished})
+                save(step, state, finished)
             report(
                 f"stopped, and saved, at step {step} of {config.steps}; the same "
                 "command goes on from there"

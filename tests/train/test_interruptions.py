@@ -49,7 +49,7 @@ def test_too_many_steps_in_a_row_that_are_not_finite_end_a_run(
     assert ended.value.code == 1
     printed = capsys.readouterr()
     assert "`max_skipped` = 2 steps in a row had no finite loss" in printed.err
-    assert "the last one step 9; the checkpoint of step 5 is as it was" in printed.err
+    assert "the last checkpoint, of step 5, is as it was" in printed.err
     assert "step       1: skipped" in printed.out
     records = {r["step"]: r for r in numbers(config.out) if r["kind"] == "train"}
     assert [records[step]["skipped"] for step in (1, 2, 7, 8, 9)] == [1, 1, 1, 2, 3]

@@ -153,6 +153,15 @@ def test_without_a_manifest_there_is_no_checkpoint(copy):
     assert restore(copy, {"x": jnp.zeros(2)})[0]["x"].all()
 
 
+def test_a_checkpoint_from_before_manifests_is_refused_and_not_deleted(copy):
+    (copy / "2" / manifest.NAME).unlink()
+    (copy / "2/state/manifest.ocdbt").touch()
+    for use in (latest_step, lambda folder: save(folder, 3, {"x": jnp.ones(2)}, {})):
+        with pytest.raises(ValueError, match="from before checkpoints had manifests"):
+            use(copy)
+    assert (copy / "2/state/manifest.ocdbt").exists()
+
+
 def test_later_checkpoints_are_set_aside_and_not_lost(copy):
     for _ in range(2):
         set_aside_after(copy, 1)
