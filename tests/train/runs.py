@@ -62,7 +62,7 @@ def numbers(folder: Path) -> list:
 
 def starts(folder: Path) -> list:
     """What a run noted when it began, and each time that it went on."""
-    return [json.loads(line) for line in (folder / "starts.jsonl").open()]
+    return list(map(json.loads, (folder / "starts.jsonl").read_text().splitlines()))
 
 
 def arrays_of(checkpoint: Path) -> dict[str, bytes]:

@@ -9,7 +9,15 @@ import time
 import jax
 import pytest
 
-from tests.train.runs import ended_alike, numbers, smoke, start, starts, wait_for
+from tests.train.runs import (
+    corpus,
+    ended_alike,
+    numbers,
+    smoke,
+    start,
+    starts,
+    wait_for,
+)
 from train.__main__ import main
 from train.config import DataConfig, to_json
 from train.configs import load
