@@ -288,7 +288,8 @@ def _resume(
                 "Restore the data, start a new run with another --out, or pass "
                 "--resume-changed."
             )
-    checkpoint.set_aside_after(folder, step)
+    if config.resume_step is not None:
+        checkpoint.set_aside_after(folder, step)
     return state, step, recorded["finished"]
 
 

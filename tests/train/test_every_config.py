@@ -36,7 +36,7 @@ def stepped(config: TrainConfig, *, run: bool) -> tuple[ByteLM, dict]:
 
     def first_step(key):
         data = {
-            name: jnp.full(shape, 65 if len(shape) > 1 else shape_full(name, config))
+            name: jnp.full(shape, 65 if len(shape) > 1 else length_of(name, config))
             for name, shape in shapes.items()
         }
         model = ByteLM(**vars(config.model), key=key)
@@ -59,7 +59,7 @@ def stepped(config: TrainConfig, *, run: bool) -> tuple[ByteLM, dict]:
     return how(jr.key(0))
 
 
-def shape_full(name: str, config: TrainConfig) -> int:
+def length_of(name: str, config: TrainConfig) -> int:
     data = config.data
     return data.window_bytes if name == "length" else data.context_bytes
 

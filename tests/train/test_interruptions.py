@@ -111,6 +111,8 @@ def test_killed_ten_times_at_random_moments(unbroken, tmp_path):
         steps = set(all_steps(tmp_path / "checkpoints"))
         there = {path.name for path in (tmp_path / "checkpoints").iterdir()}
         inside += there != {str(step) for step in steps}
+        # What a kill leaves behind is deleted by the next save.
+        assert len(there) <= 4
     process = start(unbroken, tmp_path, *often)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
