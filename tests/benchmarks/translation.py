@@ -12,7 +12,8 @@ import argparse
 import ast
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from perceiver_eqx import ByteLM
 from train.configs import load
 from train.data.examples import Examples, training_pairs, validation_pairs
 from train.data.pairs import END, Pair, read_pairs, split_pairs
+from train.data.windows import Batch
 from train.loss import batch_bits
 from train.optim import muon
 from train.targets import agreement, make_targets, targets_of
@@ -67,9 +69,48 @@ def transformer_bits(model: ByteTransformer, batch, key, *, of_targets: bool = F
     return bits.sum(), count.sum()
 
 
-def fit(model, bits: Callable, batches: Iterator, seconds: float, rate: float, say):
+class Contender(NamedTuple):
+    """A model, and how it is trained, measured, and asked for targets.
+
+    Attributes:
+        bits: of a batch and its number of bytes, of all that it is trained on.
+        of_targets: the same of the bytes of targets alone.
+        make: the targets of sources.
+    """
+
+    model: ByteLM | ByteTransformer
+    train: Examples
+    held_out: Examples
+    bits: Callable
+    of_targets: Callable
+    make: Callable[[ByteLM | ByteTransformer, list[bytes]], list[bytes]]
+
+
+def compile_each(
+    call: Callable, examples: Examples, batch_size: int, *arguments
+) -> Callable:
+    """A function of a batch and of more, compiled for every shape of batch that these
+    examples come in, all at the same time."""
+
+    def sizes(batch: Batch) -> tuple:
+        return tuple((name, x.shape) for name, x in sorted(batch.items()))
+
+    batches = [
+        examples.batch(shape, [], batch_size) for shape in sorted({*examples.shape_of})
+    ]
+    lowered = [jax.jit(call).lower(batch, *arguments) for batch in batches]
+    with ThreadPoolExecutor() as pool:
+        calls = pool.map(lambda one: one.compile(), lowered)
+    by_sizes = dict(zip(map(sizes, batches), calls, strict=True))
+    return lambda batch, *rest: by_sizes[sizes(batch)](batch, *rest)
+
+
+def fit(
+    contender: Contender, batch_size: int, seconds: float, rate: float, say: Callable
+):
     """The model after so many seconds of steps; the learning rate falls with them."""
-    arrays, static = eqx.partition(model, eqx.is_array)
+    arrays, static = eqx.partition(contender.model, eqx.is_array)
+    batches = training_pairs(contender.train, batch_size=batch_size, seed=0)
 
     def optimizer(steps):
         def schedule(count):
@@ -81,30 +122,31 @@ def fit(model, bits: Callable, batches: Iterator, seconds: float, rate: float, s
             schedule, b1=0.9, b2=0.98, weight_decay=0.1, clip_norm=1.0, dtype="bfloat16"
         )
 
-    @jax.jit
-    def step(arrays, state, batch, key, steps):
+    def step(batch, arrays, state, key, steps):
         def loss(arrays):
-            total, count = bits(eqx.combine(arrays, static), batch, key)
+            model = eqx.combine(arrays, static)
+            total, count = contender.bits(model, batch, key)
             return total / count
 
         value, gradient = jax.value_and_grad(loss)(arrays)
         updates, state = optimizer(steps).update(gradient, state, arrays)
         return eqx.apply_updates(arrays, updates), state, value
 
+    start, first = optimizer(1.0).init(arrays), (jr.key(1), jnp.float32(1))
+    step = compile_each(step, contender.train, batch_size, arrays, start, *first)
+
     def run(steps: int, most: float):
-        now, state, last = arrays, optimizer(1.0).init(arrays), []
+        now, state, last = arrays, start, []
         begun = time.perf_counter()
         for number in range(steps):
-            batch = jax.tree.map(jnp.asarray, next(batches))
             key = jr.fold_in(jr.key(1), number)
-            now, state, value = step(now, state, batch, key, jnp.float32(steps))
+            now, state, value = step(next(batches), now, state, key, jnp.float32(steps))
             last = [*last[-49:], value]
             if number % 50 == 49 and time.perf_counter() - begun > most:
                 break
         jax.block_until_ready(now)
         return now, time.perf_counter() - begun, float(np.mean(jax.device_get(last)))
 
-    run(TRIAL_STEPS, np.inf)  # compiles each shape
     _, taken, _ = run(TRIAL_STEPS, np.inf)
     steps = max(1, int(seconds / taken * TRIAL_STEPS))
     trained, taken, last = run(steps, 1.05 * seconds)
@@ -143,10 +185,16 @@ def transformer_targets(
     return made
 
 
-def held_out_bits(model, bits, examples: Examples, batch_size: int) -> float:
-    run, total, count = eqx.filter_jit(lambda m, b: bits(m, b, None)), 0.0, 0
+def held_out_bits(model, contender: Contender, batch_size: int) -> float:
+    arrays, static = eqx.partition(model, eqx.is_array)
+
+    def bits(batch, arrays):
+        return contender.of_targets(eqx.combine(arrays, static), batch, None)
+
+    examples, total, count = contender.held_out, 0.0, 0
+    run = compile_each(bits, examples, batch_size, arrays)
     for batch in validation_pairs(examples, batch_size=batch_size):
-        of_batch, num_bytes = run(model, jax.tree.map(jnp.asarray, batch))
+        of_batch, num_bytes = run(batch, arrays)
         total, count = total + float(of_batch), count + int(num_bytes)
     return total / count
 
@@ -155,23 +203,6 @@ def options_of(text: str) -> dict:
     """`a=1,b=(2,3)` as arguments."""
     call = ast.parse(f"f({text})", mode="eval").body
     return {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-
-
-class Contender(NamedTuple):
-    """A model, and how it is trained, measured, and asked for targets.
-
-    Attributes:
-        bits: of a batch and its number of bytes, of all that it is trained on.
-        of_targets: the same of the bytes of targets alone.
-        make: the targets of sources.
-    """
-
-    model: ByteLM | ByteTransformer
-    train: Examples
-    held_out: Examples
-    bits: Callable
-    of_targets: Callable
-    make: Callable[[ByteLM | ByteTransformer, list[bytes]], list[bytes]]
 
 
 def ours(train: list[Pair], held_out: list[Pair], changes: dict) -> Contender:
@@ -226,18 +257,9 @@ def measured(
     """What a contender reaches, and what it makes of the sources."""
     leaves = jax.tree.leaves(eqx.filter(contender.model, eqx.is_array))
     result = {"parameters": sum(leaf.size for leaf in leaves)}
-    batches = training_pairs(contender.train, batch_size=given.batch_size, seed=0)
-    model = fit(
-        contender.model,
-        contender.bits,
-        batches,
-        given.seconds,
-        given.rate,
-        result.update,
-    )
-    result["target_bits"] = held_out_bits(
-        model, contender.of_targets, contender.held_out, EVALUATED
-    )
+    sizes = given.batch_size, given.seconds, given.rate
+    model = fit(contender, *sizes, result.update)
+    result["target_bits"] = held_out_bits(model, contender, EVALUATED)
     begun = time.perf_counter()
     made = contender.make(model, sources)
     result["making_seconds"] = time.perf_counter() - begun
