@@ -7,6 +7,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .attention.attend import attend, attend_average
+from .attention.masks import StepMask
 from .attention.softmax import merge
 from .context import Ask, Questions
 from .conv import CausalConv
@@ -85,16 +86,18 @@ class CrossAttention(eqx.Module):
         x: Float[Array, "q_len q_dim"],
         inputs: Float[Array, "kv_len kv_dim"],
         *,
-        mask: Bool[Array, " kv_len"] | None = None,
+        mask: Bool[Array, " kv_len"] | StepMask | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "q_len q_dim"]:
         """
         Args:
             x: rows that ask.
             inputs: rows that are asked.
-            mask: which of the inputs are there; `None` for all.
+            mask: which of the inputs are there, or a mask as `attend` takes it; `None`
+                for all.
         """
-        seen = None if mask is None else mask[None]
+        plain = mask is None or isinstance(mask, StepMask)
+        seen = mask if plain else mask[None]
         attended = attend(self.queries(x), *self.keys_values(inputs), seen)
         return self.finish(x, attended, key=key)
 

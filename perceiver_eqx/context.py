@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from .attention.attend import attend
-from .attention.masks import StepMask
+from .attention.masks import StepMask, first_keys
 from .attention.softmax import SoftmaxAverage
 from .checks import check_shape
 from .layers import Linear
@@ -87,11 +87,10 @@ class Memory(eqx.Module):
         return Memory(put(self.keys, keys), put(self.values, values), total, False)
 
     def mask(self, rows: int) -> StepMask | None:
-        """Who may be asked: as one step of so many rows, which stands at the last
-        token; `None` for all."""
+        """Who may be asked by so many rows; `None` for all."""
         if isinstance(self.count, int) and self.count == self.capacity:
             return None
-        return StepMask(1, self.capacity, rows, 1, None, jnp.asarray(self.count) - 1)
+        return first_keys(rows, self.capacity, self.count)
 
 
 class Context(eqx.Module):

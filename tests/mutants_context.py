@@ -21,9 +21,9 @@ MUTANTS = (
     ),
     Mutant(
         "context: a token too many asked",
-        ASK,
-        "rows, 1, None, jnp.asarray(self.count) - 1)",
-        "rows, 1, None, jnp.asarray(self.count))",
+        "perceiver_eqx/attention/masks.py",
+        "rows, 1, None, jnp.asarray(count) - 1)",
+        "rows, 1, None, jnp.asarray(count))",
         PADDING,
     ),
     Mutant(
@@ -78,15 +78,15 @@ MUTANTS = (
     Mutant(
         "context: what fills it up seen by its tokens",
         BOTH,
-        "return layer(x, x, mask=mask, key=key)",
+        "return layer(x, x, mask=first_keys(size, size, count), key=key)",
         "return layer(x, x, key=key)",
         PADDING,
     ),
     Mutant(
         "context: tokens that see those of other blocks",
         BOTH,
-        "size = min(self.block, count)",
-        "size = count",
+        "size = min(self.block, length)",
+        "size = length",
         "tests/test_byte_lm.py::test_it_is_its_description_written_out_in_float64",
     ),
     Mutant(

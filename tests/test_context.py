@@ -87,11 +87,12 @@ def test_a_token_sees_those_of_its_block_before_and_behind():
     """And no others."""
     layers = byte_lm(3, True, **BOTH_WAYS).contexts.both_ways
     x = jr.normal(jr.key(0), (5, 8))
-    there = jnp.array([True, True, True, True, False])
-    changes = jax.jacobian(lambda x: layers(x, there))(x)
-    seen = np.any(np.asarray(changes) != 0, (1, 3))
     in_blocks = np.kron(np.eye(3), np.ones((2, 2)))[:5, :5] > 0
-    assert np.array_equal(seen, in_blocks)
+    for count in (5, 4, 3, 0):
+        changes = jax.jacobian(lambda x, count=count: layers(x, count))(x)
+        seen = np.any(np.asarray(changes) != 0, (1, 3))
+        there = np.arange(5) < count
+        assert np.array_equal(seen, (in_blocks & there) | np.eye(5, dtype=bool))
 
 
 @pytest.mark.parametrize(

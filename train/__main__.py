@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.random as jr
 import tyro
 
@@ -29,6 +30,8 @@ from .data.synthetic import LINE, fresh, is_value
 from .evaluate import evaluate
 from .loop import NotFinite, train
 from .loss import batch_bits
+from .memory import OutOfMemory, is_out_of_memory
+from .plan import plan
 from .samples import save
 from .targets import agreement, make_targets, targets_of
 
@@ -39,6 +42,7 @@ python -m train [COMMAND] [OPTIONS]
   train [CONFIG]   train a model on any file or folder, as bytes (the default)
   sample           continue a prompt with a trained model, byte by byte
   evaluate         how well a trained model does on any data
+  plan [CONFIG]    what training would take, told without running it
   prepare TASK     make the data of one of the task configs
   compress         make a file smaller, without loss, by a trained model
   decompress       make it what it was
@@ -152,8 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     command = words.pop(0) if words and not words[0].startswith("-") else "train"
     try:
-        if command == "train":
-            _train(words)
+        if command in ("train", "plan"):
+            _run(command, words)
         elif command == "sample":
             _sample(words)
         elif command == "evaluate":
@@ -164,14 +168,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _code(command, words)
         else:
             raise ValueError(
-                f"there is no command {command!r}; choose train, sample, evaluate, "
-                "prepare, compress or decompress."
+                f"there is no command {command!r}; choose train, plan, sample, "
+                "evaluate, prepare, compress or decompress."
             )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (NotFinite, OSError) as error:
+    except (NotFinite, OutOfMemory, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"error: out of memory: {str(error).splitlines()[0]} Lower batch-size, "
+            "chunk-steps, num-bytes or the length of what is read.",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 
@@ -180,16 +193,19 @@ def _parse(kind, command: str, words: Sequence[str], **options):
     return tyro.cli(kind, prog=program, args=words, **options)
 
 
-def _train(words: list[str]) -> None:
+def _run(command: str, words: list[str]) -> None:
+    """Trains by a config, or plans to."""
     name = words.pop(0) if words and not words[0].startswith("-") else "laptop"
+    what = {"train": "Train a model", "plan": "What training a model would take"}
     config = _parse(
         TrainConfig,
-        f"train {name}",
+        f"{command} {name}",
         words,
         default=configs.load(name),
-        description=f"Train a model. Configs: {', '.join(configs.names())}.",
+        description=f"{what[command]}. Configs: {', '.join(configs.names())}.",
     )
-    train(config, report=partial(print, flush=True))
+    do = {"train": train, "plan": plan}[command]
+    do(config, report=partial(print, flush=True))
 
 
 def _byte_lm(path: Path) -> ByteLM:

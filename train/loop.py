@@ -3,7 +3,6 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,29 +10,24 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from perceiver_eqx import ByteLM
 from perceiver_eqx.pretrained import save as save_model
 
 from . import checkpoint
-from .config import (
-    OptimConfig,
-    TrainConfig,
-    check_resumable,
-    to_json,
-)
+from .config import TrainConfig, check_resumable, to_json
 from .data.source import Source, open_source
 from .evaluate import evaluate
-from .loss import Loss, batch_bits
+from .loss import batch_bits
+from .memory import advised
 from .metrics import MetricsLog, plot_losses, read_metrics
-from .optim import adamw, muon
 from .process import Stopped, hang_watch, stop_requests, until
+from .program import compile_step, new_state, schedule_of
 from .provenance import versions, write_start
 from .report import Reporter
 from .samples import SAMPLED_KINDS, make_samples, save_samples, text_of
-from .step import TrainState, init_train_state, train_step
+from .step import TrainState
 
 
 class NotFinite(RuntimeError):
@@ -60,7 +54,13 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
             another config or other data, or its checkpoint is damaged.
         FileNotFoundError: there is nothing at the data's path.
         NotFinite: `max_skipped` steps in a row were skipped.
+        OutOfMemory: the device has not enough.
     """
+    with advised(config):
+        return _train(config, report)
+
+
+def _train(config: TrainConfig, report: Callable[[str], None]) -> ByteLM:
     _make_folder(config.out)
     source = open_source(config)
     record = {
@@ -69,9 +69,8 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         "versions": versions(),
     }
     schedule = schedule_of(config.optim, config.steps)
-    optim = optimizer_of(config.optim, schedule, config.model.dtype)
     model_key, step_key, sample_key = jr.split(jr.key(config.seed), 3)
-    state = init_train_state(ByteLM(**vars(config.model), key=model_key), optim)
+    state = new_state(config, model_key)
 
     folder, model_file = config.out / "checkpoints", config.out / "model.safetensors"
     resumed = _resume(folder, state, record, config)
@@ -96,9 +95,13 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         "again, it goes on from there"
     )
 
-    loss_fn = partial(batch_bits, chunk_steps=config.chunk_steps)
-    take_step = _jit_step(state, loss_fn, optim, config)
-    eval_bits = eqx.filter_jit(lambda model, batch: loss_fn(model, batch, None))
+    static = eqx.filter(state, eqx.is_array, inverse=True)
+    take_step = compile_step(config, static)
+    eval_bits = eqx.filter_jit(
+        lambda model, batch: batch_bits(
+            model, batch, None, chunk_steps=config.chunk_steps
+        )
+    )
     with (
         stop_requests() as asked,
         hang_watch(config.hang_seconds, config.out / "hang.txt") as alive,
@@ -154,7 +157,9 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
             step += 1
             alive()
             batch = jax.tree.map(jnp.asarray, next(batches))
-            state, metrics = take_step(state, batch, jr.fold_in(step_key, step))
+            arrays = eqx.filter(state, eqx.is_array)
+            arrays, metrics = take_step(arrays, batch, jr.fold_in(step_key, step))
+            state = eqx.combine(arrays, static)
             if waiting is not None:
                 tell(*waiting)
             waiting = step, metrics
@@ -237,32 +242,6 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def schedule_of(optim: OptimConfig, steps: int) -> optax.Schedule:
-    """The learning rate of each step of so many."""
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=optim.learning_rate,
-        warmup_steps=optim.warmup_steps,
-        decay_steps=steps,
-        end_value=optim.learning_rate * optim.final_share,
-    )
-
-
-def optimizer_of(
-    optim: OptimConfig, schedule: optax.Schedule, dtype: str
-) -> optax.GradientTransformation:
-    """The optimizer of a run, for a model that computes in `dtype`."""
-    options = {
-        "b1": optim.b1,
-        "b2": optim.b2,
-        "weight_decay": optim.weight_decay,
-        "clip_norm": optim.clip_norm,
-    }
-    if optim.name == "adamw":
-        return adamw(schedule, **options)
-    return muon(schedule, **options, dtype=dtype)
-
-
 def _resume(
     folder: Path, state: TrainState, record: dict[str, Any], config: TrainConfig
 ) -> tuple[TrainState, int, bool] | None:
@@ -291,32 +270,3 @@ def _resume(
     if config.resume_step is not None:
         checkpoint.set_aside_after(folder, step)
     return state, step, recorded["finished"]
-
-
-def _jit_step(
-    state: TrainState,
-    loss_fn: Loss,
-    optim: optax.GradientTransformation,
-    config: TrainConfig,
-):
-    """`train_step`, compiled, with the old state's memory given to the new one."""
-    static = eqx.filter(state, eqx.is_array, inverse=True)
-
-    @partial(jax.jit, donate_argnums=0)
-    def step(arrays, batch, key):
-        state, metrics = train_step(
-            eqx.combine(arrays, static),
-            batch,
-            key,
-            loss_fn=loss_fn,
-            optim=optim,
-            micro_batches=config.micro_batches,
-            spike_factor=config.optim.spike_factor,
-        )
-        return eqx.filter(state, eqx.is_array), metrics
-
-    def take_step(state: TrainState, batch, key):
-        arrays, metrics = step(eqx.filter(state, eqx.is_array), batch, key)
-        return eqx.combine(arrays, static), metrics
-
-    return take_step

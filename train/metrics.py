@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import psutil
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -193,9 +191,9 @@ def progress_line(
             f"bits/byte {_loss(bits_per_byte)}",
             f"lr {learning_rate:8.2e}",
             f"grad {gradient_norm:8.2e}",
-            f"{_amount(bytes_per_second)}/s",
-            _amount(float(memory_bytes)),
-            f"{_duration(elapsed_seconds)}, {_duration(left)} left",
+            f"{amount(bytes_per_second)}/s",
+            amount(float(memory_bytes)),
+            f"{duration(elapsed_seconds)}, {duration(left)} left",
         )
     )
 
@@ -205,7 +203,8 @@ def _loss(bits_per_byte: float) -> str:
     return f"{bits_per_byte:7.1e}" if diverged else f"{bits_per_byte:7.4f}"
 
 
-def _amount(count: float) -> str:
+def amount(count: float) -> str:
+    """A number of bytes to be read, in eight characters."""
     for unit in ("B ", "kB", "MB", "GB", "TB"):
         # 999.95 would be printed as 1000.0.
         if not abs(count) >= 999.95 or unit == "TB":
@@ -214,7 +213,8 @@ def _amount(count: float) -> str:
     return f"{count:5.1f} {unit}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time to be read, in six characters."""
     if not math.isfinite(seconds):
         return "    --"
     minutes, second = divmod(round(seconds), 60)
@@ -225,18 +225,6 @@ def _duration(seconds: float) -> str:
     if days:
         return f"{days:2}d{hour:02}h"
     return f"{hour:2}h{minute:02}m" if hour else f"{minute:2}m{second:02}s"
-
-
-def memory_bytes() -> int:
-    """Tells how much memory the run takes.
-
-    Returns:
-        The most that any of this process' devices has had in use, in bytes, or the
-        process' resident memory where the backend keeps no count (as on CPU).
-    """
-    counts = [device.memory_stats() for device in jax.local_devices()]
-    peaks = [c["peak_bytes_in_use"] for c in counts if c and "peak_bytes_in_use" in c]
-    return max(peaks, default=psutil.Process().memory_info().rss)
 
 
 def plot_losses(records: Sequence[Record], path: Path):

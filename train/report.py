@@ -11,7 +11,8 @@ import optax
 from jaxtyping import Array
 
 from .config import TrainConfig
-from .metrics import MetricsLog, memory_bytes, progress_line
+from .memory import memory_bytes
+from .metrics import MetricsLog, progress_line
 
 
 class Reporter:

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
 from jax import lax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..attention.masks import first_keys
 from ..blocks import CrossAttention
 
 
@@ -61,22 +62,22 @@ class BothWays(eqx.Module):
     def __call__(
         self,
         tokens: Float[Array, "tokens dim"],
-        there: Bool[Array, " tokens"],
+        count: Int[Array, ""] | int,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
         """
         Args:
             tokens: from the beginning of a block on.
-            there: which of them are there; the others are seen by none.
+            count: how many of them are there, the first ones; the others are seen by
+                none.
             key: for dropout; `None` for none.
         """
-        count = tokens.shape[0]
-        size = min(self.block, count)
-        fill = -count % size
-        x = jnp.pad(tokens, ((0, fill), (0, 0)))
+        length = tokens.shape[0]
+        size = min(self.block, length)
+        x = jnp.pad(tokens, ((0, -length % size), (0, 0)))
         x = rearrange(x, "(blocks size) dim -> blocks size dim", size=size)
-        mask = jnp.pad(there, (0, fill)).reshape(-1, size)
+        counts = jnp.clip(count - size * jnp.arange(x.shape[0]), 0, size)
         arrays, static = eqx.partition(self.layers, eqx.is_array)
         num_layers = self.layers.query_norm.scale.shape[0]
         keys = None if key is None else jr.split(key, (num_layers, x.shape[0]))
@@ -85,11 +86,11 @@ class BothWays(eqx.Module):
             arrays, keys = of_layer
             layer = eqx.combine(arrays, static)
 
-            def in_block(x, mask, key):
-                return layer(x, x, mask=mask, key=key)
+            def in_block(x, count, key):
+                return layer(x, x, mask=first_keys(size, size, count), key=key)
 
-            return jax.vmap(in_block)(x, mask, keys), None
+            return jax.vmap(in_block)(x, counts, keys), None
 
         take_layer = jax.checkpoint(take_layer, prevent_cse=False)
         x, _ = lax.scan(take_layer, x, (arrays, keys))
-        return rearrange(x, "blocks size dim -> (blocks size) dim")[:count]
+        return rearrange(x, "blocks size dim -> (blocks size) dim")[:length]

@@ -79,7 +79,7 @@ class ByteContext(eqx.Module):
         tokens = tokens + sinusoids(places, tokens.shape[-1]).astype(tokens.dtype)
         if self.both_ways is None or tokens.shape[0] == 0:
             return tokens
-        return self.both_ways(tokens, there[:: self.patch], key=key)
+        return self.both_ways(tokens, -(-length // self.patch), key=key)
 
 
 @dataclass(frozen=True)

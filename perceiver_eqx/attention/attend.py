@@ -71,6 +71,7 @@ def attend(
     return average.value.astype(value.dtype)
 
 
+@jax.named_scope("pqx.attend")
 def attend_average(
     query: Float[Array, "q_len heads head_dim"],
     key: Float[Array, "kv_len kv_heads head_dim"],

@@ -21,8 +21,7 @@ from jax import lax
 from perceiver_eqx import ByteLM, generate
 from perceiver_eqx.prompts import read_prompts
 from train.data.files import find_files
-
-from .flops import num_parameters
+from train.flops import num_parameters
 
 
 MILLION = 2**20

@@ -14,10 +14,10 @@ import jax.random as jr
 import optax
 
 from perceiver_eqx import ByteLM
+from train.flops import num_parameters, train_step_flops
 from train.loss import batch_bits
 from train.step import init_train_state, train_step
 
-from .flops import num_parameters, train_step_flops
 from .scopes import shares_of_scopes
 
 

@@ -147,6 +147,7 @@ def fit(
         jax.block_until_ready(now)
         return now, time.perf_counter() - begun, float(np.mean(jax.device_get(last)))
 
+    run(TRIAL_STEPS, np.inf)  # what is done once is done
     _, taken, _ = run(TRIAL_STEPS, np.inf)
     steps = max(1, int(seconds / taken * TRIAL_STEPS))
     trained, taken, last = run(steps, 1.05 * seconds)

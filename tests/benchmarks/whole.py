@@ -26,11 +26,10 @@ import numpy as np
 from perceiver_eqx import ByteLM, generate, log_prob
 from perceiver_eqx.prompts import read_prompts
 from train import configs
-from train.loop import optimizer_of, schedule_of
+from train.flops import num_parameters
 from train.loss import batch_bits
+from train.program import optimizer_of, schedule_of
 from train.step import init_train_state, train_step
-
-from .flops import num_parameters
 
 
 NEW_BYTES, TARGET_BYTES = 256, 64

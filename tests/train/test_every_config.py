@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from perceiver_eqx import ByteLM
 from train import configs
 from train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-from train.loop import optimizer_of, schedule_of
 from train.loss import batch_bits
+from train.program import optimizer_of, schedule_of
 from train.step import init_train_state, train_step
 
 

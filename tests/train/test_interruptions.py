@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import train.loop as loop
+import train.program as program
 from tests.train.runs import arrays_of, ended_alike, numbers, smoke, start, wait_for
 from train.__main__ import main
 from train.checkpoint import all_steps
@@ -35,7 +36,7 @@ def not_finite_at(config, steps, monkeypatch) -> None:
         hit = (poisoned == batch["bytes"]).all((1, 2)).any()
         return total + jnp.where(hit, jnp.nan, 0), count
 
-    monkeypatch.setattr(loop, "batch_bits", bits)
+    monkeypatch.setattr(program, "batch_bits", bits)
 
 
 def test_too_many_steps_in_a_row_that_are_not_finite_end_a_run(
@@ -121,9 +122,9 @@ def test_killed_ten_times_at_random_moments(unbroken, tmp_path):
 
 
 @contextmanager
-def signalled(monkeypatch, name: str, number: int):
-    """A signal inside a function of the loop, when it is called for the first time."""
-    real, calls = getattr(loop, name), []
+def signalled(monkeypatch, module, name: str, number: int):
+    """A signal inside a function of a module, when it is called for the first time."""
+    real, calls = getattr(module, name), []
 
     def interrupted(*args, **options):
         calls.append(name)
@@ -132,7 +133,7 @@ def signalled(monkeypatch, name: str, number: int):
         return real(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, name, interrupted)
+        patch.setattr(module, name, interrupted)
         yield
 
 
@@ -142,10 +143,15 @@ def test_asked_to_stop_at_any_moment(unbroken, tmp_path, monkeypatch, number):
     """While a step is compiled, while samples are made, and while it is evaluated."""
     config = dataclasses.replace(unbroken, out=tmp_path)
     # The step that is evaluated is evaluated again.
-    moments = {"batch_bits": 1, "make_samples": 5, "evaluate": 10, "_each": 10}
+    moments = [
+        (program, "batch_bits", 1),
+        (loop, "make_samples", 5),
+        (loop, "evaluate", 10),
+        (loop, "_each", 10),
+    ]
     lines: list[str] = []
-    for name, step in moments.items():
-        with signalled(monkeypatch, name, number):
+    for module, name, step in moments:
+        with signalled(monkeypatch, module, name, number):
             train(config, report=lines.append)
         assert f"stopped, and saved, at step {step} of 20; the same" in lines[-1]
     # Step 10 was saved without its evaluation, which is logged now, before a crash.

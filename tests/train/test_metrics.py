@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from train.memory import memory_bytes
 from train.metrics import (
     MetricsLog,
-    memory_bytes,
     plot_losses,
     progress_line,
     read_metrics,

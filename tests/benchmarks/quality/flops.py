@@ -3,7 +3,7 @@ product once forward and twice backward, of the pairs that the masks allow."""
 
 from functools import singledispatch
 
-from tests.benchmarks.flops import pairs, train_step_flops, weights
+from train.flops import pairs, train_step_flops, weights
 
 from .models import ByteTransformer, Combined, PatchModel, PerceiverAR
 from .variants import AskingBlock, Variant, WordSteps
