@@ -5,6 +5,7 @@ from tests.planting import Mutant
 
 MODEL = "tests/test_stream_model.py::"
 LIKELIHOOD = "tests/test_stream_likelihood.py::"
+PADDING = "tests/test_padding.py::"
 GENERATE = "tests/test_stream_generate.py::"
 ADAPTERS = "tests/test_streams.py::"
 
@@ -69,7 +70,7 @@ OF_THE_MODEL = (
         "perceiver_eqx/stream_model.py",
         "self.perceiver.add_context(state.perceiver, tokens, context_count)",
         "self.perceiver.add_context(state.perceiver, tokens)",
-        MODEL + "test_a_context_that_is_filled_up_changes_no_number",
+        PADDING + "test_tokens_behind_those_that_count_change_no_number",
     ),
     Mutant(
         "no tokens of a context",
@@ -84,7 +85,7 @@ OF_THE_MODEL = (
         "perceiver_eqx/stream_model.py",
         "jnp.minimum(steps_count, steps)",
         "steps",
-        LIKELIHOOD + "test_steps_that_do_not_count_change_no_number",
+        PADDING + "test_steps_behind_those_that_count_change_no_number",
     ),
     Mutant(
         "steps count that fill up the last chunk",

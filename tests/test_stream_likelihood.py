@@ -16,13 +16,11 @@ from tests.stream_models import (
     Normal,
     Numbers,
     built,
-    changed,
     everything,
     for_translator,
     labeller,
     log_prob,
     of_numbers,
-    piece,
     some_context,
     some_numbers,
     some_streams,
@@ -87,19 +85,6 @@ def test_what_is_kept_of_many_chunks_is_a_state_for_each():
     of_chunks = kept(64, 4)
     assert of_chunks - kept(32, 4) <= 8 * handed_on + 2 * data
     assert kept(64, None) > 4 * of_chunks
-
-
-@pytest.mark.parametrize("chunk_steps", [None, 5])
-def test_steps_that_do_not_count_change_no_number(chunk_steps):
-    model, streams = translator(), for_translator(some_streams(0))
-    other = {name: x.at[4:].set(changed(name, x)[4:]) for name, x in streams.items()}
-    context, counts = some_context(0), {"steps_count": jnp.int32(4)}
-    one, same = (
-        log_prob(model, x, context, chunk_steps=chunk_steps, **counts)
-        for x in (streams, other)
-    )
-    assert one == same
-    assert_close(one, log_prob(model, piece(streams, 0, 4), context))
 
 
 def test_batches_of_unequal_lengths_are_those_of_one():

@@ -19,7 +19,6 @@ from tests.stream_models import (
     AT_ONCE,
     LATE,
     SIZES,
-    SOURCE,
     STEPS,
     Normal,
     Numbers,
@@ -143,17 +142,6 @@ def test_a_step_predicted_and_then_put_is_a_step():
 
 def piece_of(predictions, step: int):
     return jax.tree.map(lambda x: x[step : step + 1], predictions)
-
-
-def test_a_context_that_is_filled_up_changes_no_number():
-    model, context, count = translator(), some_context(0), jnp.int32(SOURCE)
-    streams = for_translator(some_streams(0))
-    one, same = (
-        run(model, streams, jnp.concatenate([context, some_context(seed, 3)]), count)
-        for seed in (1, 2)
-    )
-    assert not np.any(differs(one, same))
-    assert_close(one, run(model, streams, context))
 
 
 def test_it_computes_in_the_dtype_it_is_told_and_predicts_in_float32():

@@ -8,6 +8,7 @@ checkpoint, and one that does not agree with it is not read.
 
 import logging
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,16 +159,18 @@ def restore(
             f"it, or {remedy}."
         ) from error
     with _manager(folder, create=False) as manager:
-        found = manager.item_metadata(step).state
+        with _told(folder / str(step)):
+            found = dict(manager.item_metadata(step).state)
         _check_arrays(f"{folder}/{step}", expected, found)
         how = ocp.checkpoint_utils.construct_restore_args(expected)
-        found = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(expected, restore_args=how),
-                record=ocp.args.JsonRestore(),
-            ),
-        )
+        with _told(folder / str(step)):
+            found = manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(expected, restore_args=how),
+                    record=ocp.args.JsonRestore(),
+                ),
+            )
     arrays, static = eqx.partition(state_like, eqx.is_array)
     arrays = jtu.tree_map_with_path(lambda path, _: found.state[_name(path)], arrays)
     return eqx.combine(arrays, static), found.record
@@ -211,6 +214,24 @@ def _manager(folder: Path, **options: Any):
             yield manager
     finally:
         logger.removeFilter(_silent)
+
+
+@contextmanager
+def _told(checkpoint: Path) -> Iterator[None]:
+    """What Orbax and its libraries raise, of any kind, where files with the right
+    hashes hold what they do not expect.
+
+    Raises:
+        ValueError: they raise.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"the checkpoint {str(checkpoint)!r} cannot be read, though its files have "
+            f"the hashes that its manifest tells: {error}. Something else than this "
+            "version wrote it; start a new run."
+        ) from error
 
 
 def _silent(_: logging.LogRecord) -> bool:

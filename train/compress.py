@@ -7,7 +7,6 @@ the same compiled functions, byte by byte, since the last bit matters.
 """
 
 import hashlib
-import importlib.metadata
 import json
 import platform
 import struct
@@ -33,18 +32,22 @@ from perceiver_eqx.adapters.open_step import (
     ready,
 )
 
+from .provenance import version_of
+
 
 # Its types are hidden from type checkers in a module that is not Python.
 coding: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
 
-# What stands before the code: a mark, how many bytes there are, their checksum, and the
-# beginnings of the hashes of model and build.
-HEADER = struct.Struct("<4sQI4s4s")
-MARK = b"pqx1"
+# What stands before the code: a mark, how many bytes there are, their checksum, the
+# beginnings of the hashes of model and build, and a checksum of all that and the code.
+HEADER = struct.Struct("<4sQI4s4sI")
+MARK = b"pqx2"
+# No byte is coded in less: probabilities are of 24 bits, and no byte has none.
+FEWEST_BITS = 2e-5
 
 _DAMAGED = (
-    "`compressed` is damaged, or was made where floating-point numbers are rounded "
-    "otherwise: it decodes to other bytes than its checksum is of."
+    "`compressed` was made where floating-point numbers are rounded otherwise: it "
+    "decodes to other bytes than its checksum is of."
 )
 
 
@@ -58,7 +61,7 @@ def compress(
         progress: is told how many bytes were coded, now and then.
 
     Returns:
-        a header of 24 bytes, which names the model and the build, and the code.
+        a header of 28 bytes, which names the model and the build, and the code.
 
     Source:
         Martin, "Range encoding" (1979), by the library constriction.
@@ -71,8 +74,16 @@ def compress(
 
     _each_byte(model, len(data), encode, progress)
     made_by = _model_hash(model), _build_hash()
-    header = HEADER.pack(MARK, len(data), zlib.crc32(data), *made_by)
-    return header + coder.get_compressed().astype("<u4").tobytes()
+    return _packed(
+        (MARK, len(data), zlib.crc32(data), *made_by),
+        coder.get_compressed().astype("<u4").tobytes(),
+    )
+
+
+def _packed(fields: tuple, code: bytes) -> bytes:
+    """A header of these fields and the code."""
+    checksum = zlib.crc32(code, zlib.crc32(HEADER.pack(*fields, 0)))
+    return HEADER.pack(*fields, checksum) + code
 
 
 def decompress(
@@ -97,7 +108,8 @@ def decompress(
             "`compressed` must be all that `compress` returned, got "
             f"{len(compressed)} bytes that begin with {compressed[:4]!r}."
         )
-    _, num_bytes, checksum, model_hash, build_hash = HEADER.unpack_from(compressed)
+    *fields, _ = HEADER.unpack_from(compressed)
+    _, num_bytes, checksum, model_hash, build_hash = fields
     if model_hash != (own := _model_hash(model)):
         raise ValueError(
             "`compressed` must have been made by this model, whose hash is "
@@ -109,6 +121,12 @@ def decompress(
             "`compressed` must have been made by this build, since the last bit of "
             f"every probability matters, got one made by another. Here are {here}. Use "
             "what it was made by."
+        )
+    most = (8 * len(code) + 64) / FEWEST_BITS
+    if _packed(tuple(fields), code) != compressed or num_bytes > most:
+        raise ValueError(
+            "`compressed` is damaged: its own checksum, or the number of bytes that it "
+            "tells, is wrong. Compress the data again."
         )
     coder = coding.queue.RangeDecoder(np.frombuffer(code, "<u4").astype(np.uint32))
     data = bytearray()
@@ -142,7 +160,7 @@ def _build() -> dict[str, str]:
     """What decides how numbers are rounded."""
     packages = ("perceiver-eqx", "jax", "jaxlib", "equinox", "constriction")
     return {
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: version_of(name) for name in packages},
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
     }

@@ -20,8 +20,16 @@ PACKAGES += ("perceiver-eqx",)
 
 def versions() -> dict[str, str]:
     """Of Python and of all that decides numbers."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    found = {name: version_of(name) for name in PACKAGES}
     return {"python": platform.python_version(), **found}
+
+
+def version_of(package: str) -> str:
+    """As it is installed; of sources that are used where they lie, that they are."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def write_start(config: TrainConfig, *, step: int) -> None:

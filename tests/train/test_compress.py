@@ -1,5 +1,9 @@
+import functools
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perceiver_eqx import log_prob
 from tests.models import byte_lm
@@ -47,22 +51,50 @@ def test_what_another_build_made_is_refused(monkeypatch):
         decompress(model_of(), made)
 
 
-@pytest.mark.parametrize("made", [b"", b"abc", b"pqx1", bytes(40), b"pqx1" + bytes(21)])
+@pytest.mark.parametrize("made", [b"", b"abc", b"pqx2", bytes(40), b"pqx2" + bytes(25)])
 def test_what_is_no_code_is_refused(made):
     with pytest.raises(ValueError, match="must be all that `compress` returned"):
         decompress(model_of(), made)
 
 
-def test_a_damaged_code_is_told_by_its_checksum():
-    made = bytearray(compress(model_of(), RANDOM))
-    made[-200] ^= 1
-    with pytest.raises(ValueError, match="is damaged"):
+@given(st.data())
+def test_a_single_flipped_bit_is_refused_before_anything_is_decoded(data):
+    made = bytearray(made_of_random())
+    place = data.draw(st.integers(0, 8 * len(made) - 1))
+    made[place // 8] ^= 1 << place % 8
+    with pytest.raises(ValueError, match="`compressed` (is damaged|must)"):
         decompress(model_of(), bytes(made))
 
 
+@functools.cache
+def made_of_random() -> bytes:
+    return compress(model_of(), RANDOM)
+
+
+def repacked(**changes) -> bytes:
+    """What was made with other fields or another code, and the right checksum."""
+    made = made_of_random()
+    names = "mark", "num_bytes", "checksum", "model_hash", "build_hash"
+    fields = dict(zip(names, coding.HEADER.unpack_from(made), strict=False))
+    code = changes.pop("code", made[coding.HEADER.size :])
+    return coding._packed(tuple((fields | changes).values()), code)
+
+
+def test_what_would_take_all_time_is_refused():
+    assert repacked() == made_of_random()
+    with pytest.raises(ValueError, match="the number of bytes that it tells, is wrong"):
+        decompress(model_of(), repacked(num_bytes=1 << 60))
+
+
+def test_other_rounding_is_told_by_the_checksum_of_the_data():
+    code = bytearray(made_of_random()[coding.HEADER.size :])
+    code[-200] ^= 1
+    with pytest.raises(ValueError, match="decodes to other bytes"):
+        decompress(model_of(), repacked(code=bytes(code)))
+
+
 def test_a_code_that_cannot_be_is_told_where_it_fails():
-    made = compress(model_of(), RANDOM)
-    words = b"\xff" * (len(made) - coding.HEADER.size)
-    with pytest.raises(ValueError, match="is damaged") as error:
-        decompress(model_of(), made[: coding.HEADER.size] + words)
+    code = b"\xff" * (len(made_of_random()) - coding.HEADER.size)
+    with pytest.raises(ValueError, match="decodes to other bytes") as error:
+        decompress(model_of(), repacked(code=code))
     assert isinstance(error.value.__cause__, AssertionError)

@@ -56,6 +56,24 @@ def test_a_read_outside_the_stream_is_an_error(tmp_path, start, length):
         stream.read(start, length)
 
 
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_file_of_other_content_is_an_error_and_one_written_anew_is_none(
+    tmp_path, opened
+):
+    stream, _ = make_stream(tmp_path)
+    whole = stream.read(0, len(stream))
+    if not opened:
+        stream = pickle.loads(pickle.dumps(stream))
+    path = tmp_path / "a"
+    content = path.read_bytes()
+    path.write_bytes(content)
+    os.utime(path, ns=(0, 0))
+    assert np.array_equal(stream.read(0, len(stream)), whole)
+    path.write_bytes(content[::-1])
+    with pytest.raises(ValueError, match="a' changed while in use: .* bytes from "):
+        stream.read(0, len(stream))
+
+
 def test_a_stream_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="`segments` must not be empty"):
         ByteStream(())

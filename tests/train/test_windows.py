@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.files import Segment
+from train.data.files import cut
 from train.data.stream import ByteStream
 from train.data.windows import Windows, training_batches, validation_batches
 
@@ -28,7 +28,7 @@ def make_stream(folder: Path, size: int) -> tuple[ByteStream, bytes]:
     """A stream in which every byte differs, so that a window tells where it was."""
     whole = bytes(range(1, size + 1))
     (folder / "data").write_bytes(whole)
-    return ByteStream([Segment(folder / "data", 0, size, size, "unused")]), whole
+    return ByteStream(cut([folder / "data"])), whole
 
 
 def take(stream: ByteStream, count: int, **options) -> list[dict[str, np.ndarray]]:

@@ -15,6 +15,9 @@ from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+
 
 _NOT_LIBRARY_CODE = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -38,7 +41,8 @@ class Segment:
         path: the file.
         start: the first byte's offset in what is read of the file.
         length: number of bytes, at least 1.
-        file_bytes: the size of the whole file when it was hashed.
+        file_bytes, modified: the size of the whole file when it was hashed, and when it
+            had been written, in nanoseconds.
         digest: the hash of the bytes, in hexadecimal.
     """
 
@@ -46,6 +50,7 @@ class Segment:
     start: int
     length: int
     file_bytes: int
+    modified: int
     digest: str
 
 
@@ -182,7 +187,8 @@ def cut(
 
 
 def _segments(file: Path, segment_bytes: int, read: Read | None) -> Iterator[Segment]:
-    file_bytes = size = file.stat().st_size
+    about = file.stat()
+    size = about.st_size
     opener = partial(file.open, "rb")
     if read is not None:
         content = read(file)
@@ -197,7 +203,8 @@ def _segments(file: Path, segment_bytes: int, read: Read | None) -> Iterator[Seg
                     raise changed(file, size, opened.tell())
                 hasher.update(chunk)
                 left -= len(chunk)
-            yield Segment(file, start, length, file_bytes, hasher.hexdigest())
+            listed = about.st_size, about.st_mtime_ns
+            yield Segment(file, start, length, *listed, hasher.hexdigest())
 
 
 def held_out_digests(digests: set[str], validation_fraction: float) -> set[str]:
@@ -215,6 +222,22 @@ def changed(file: Path, expected: int, found: int) -> ValueError:
         f"The file {str(file)!r} changed while in use: it had {expected} bytes when it "
         f"was listed and now has {found}. Start again with files that stay as they are."
     )
+
+
+def check_unchanged(segment: Segment, content: UInt8[np.ndarray, " length"]) -> None:
+    """
+    Args:
+        content: what is read of the segment now.
+
+    Raises:
+        ValueError: it is not what was hashed.
+    """
+    if blake2b(content.tobytes(), digest_size=16).hexdigest() != segment.digest:
+        raise ValueError(
+            f"The file {str(segment.path)!r} changed while in use: {segment.length} "
+            f"bytes from {segment.start} on are not what they were when it was listed. "
+            "Start again with files that stay as they are."
+        )
 
 
 def fingerprint(segments: Sequence[Segment]) -> str:

@@ -139,8 +139,15 @@ def _of_tsv(line: bytes) -> Pair:
     return Pair(*fields)
 
 
+def _json(line: bytes):
+    try:
+        return json.loads(line)
+    except RecursionError as error:
+        raise ValueError("a pair or a sequence must not be nested so deep") from error
+
+
 def _of_json(line: bytes) -> Pair:
-    found = json.loads(line)
+    found = _json(line)
     if isinstance(found, dict):
         source, target = found.get("source"), found.get("target")
         if isinstance(source, str) and isinstance(target, str):
@@ -149,7 +156,7 @@ def _of_json(line: bytes) -> Pair:
 
 
 def _of_json_text(line: bytes) -> Pair:
-    found = json.loads(line)
+    found = _json(line)
     if not isinstance(found, str):
         raise ValueError("a sequence must be a text")
     return Pair(b"", found.encode())

@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from .files import Read, Segment, changed, cut, find_files, fingerprint, split
+from .files import (
+    Read,
+    Segment,
+    changed,
+    check_unchanged,
+    cut,
+    find_files,
+    fingerprint,
+    split,
+)
 
 
 _OPEN_FILES = 64
@@ -70,6 +79,8 @@ class ByteStream:
         self.segments = tuple(segments)
         self._ends = list(accumulate(segment.length for segment in segments))
         opener = _memory_map if read is None else partial(_content, read)
+        # When each segment's file had been written as it was last held to its hash.
+        self._written = [segment.modified for segment in self.segments]
         self._read, self._open = read, lru_cache(maxsize=_OPEN_FILES)(opener)
 
     def __len__(self) -> int:
@@ -89,7 +100,7 @@ class ByteStream:
             The bytes.
 
         Raises:
-            ValueError: the stretch leaves the stream, or a file's size changed.
+            ValueError: the stretch leaves the stream, or a file changed.
         """
         if not (0 <= start and 0 <= length and start + length <= len(self)):
             raise ValueError(
@@ -103,11 +114,16 @@ class ByteStream:
             offset = start + filled - (self._ends[index] - segment.length)
             count = min(segment.length - offset, length - filled)
             # Touching a map beyond the end of a shrunken file would kill the process.
-            if (found := os.stat(segment.path).st_size) != segment.file_bytes:
-                raise changed(segment.path, segment.file_bytes, found)
+            about = os.stat(segment.path)
+            if about.st_size != segment.file_bytes:
+                raise changed(segment.path, segment.file_bytes, about.st_size)
             content, begin = self._open(segment.path), segment.start + offset
             if content.size < begin + count:
                 raise changed(segment.path, begin + count, content.size)
+            if about.st_mtime_ns != self._written[index]:
+                stop = segment.start + segment.length
+                check_unchanged(segment, content[segment.start : stop])
+                self._written[index] = about.st_mtime_ns
             out[filled : filled + count] = content[begin : begin + count]
             filled, index = filled + count, index + 1
         return out
