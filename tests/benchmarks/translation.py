@@ -87,10 +87,14 @@ class Contender(NamedTuple):
 
 
 def compile_each(
-    call: Callable, examples: Examples, batch_size: int, *arguments
+    call: Callable,
+    examples: Examples,
+    batch_size: int,
+    *arguments,
+    donate: tuple[int, ...] = (),
 ) -> Callable:
     """A function of a batch and of more, compiled for every shape of batch that these
-    examples come in, all at the same time."""
+    examples come in, all at the same time. Donated arguments are counted with it."""
 
     def sizes(batch: Batch) -> tuple:
         return tuple((name, x.shape) for name, x in sorted(batch.items()))
@@ -98,7 +102,8 @@ def compile_each(
     batches = [
         examples.batch(shape, [], batch_size) for shape in sorted({*examples.shape_of})
     ]
-    lowered = [jax.jit(call).lower(batch, *arguments) for batch in batches]
+    call = jax.jit(call, donate_argnums=donate)
+    lowered = [call.lower(batch, *arguments) for batch in batches]
     with ThreadPoolExecutor() as pool:
         calls = pool.map(lambda one: one.compile(), lowered)
     by_sizes = dict(zip(map(sizes, batches), calls, strict=True))
@@ -133,10 +138,13 @@ def fit(
         return eqx.apply_updates(arrays, updates), state, value
 
     start, first = optimizer(1.0).init(arrays), (jr.key(1), jnp.float32(1))
-    step = compile_each(step, contender.train, batch_size, arrays, start, *first)
+    step = compile_each(
+        step, contender.train, batch_size, arrays, start, *first, donate=(1, 2)
+    )
 
     def run(steps: int, most: float):
-        now, state, last = arrays, start, []
+        now, state = jax.tree.map(jnp.copy, (arrays, start))
+        last = []
         begun = time.perf_counter()
         for number in range(steps):
             key = jr.fold_in(jr.key(1), number)
