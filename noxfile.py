@@ -38,11 +38,15 @@ def slow(session: nox.Session) -> None:
 @nox.session
 def reliability(session: nox.Session) -> None:
     """Kill, stop and damage whole runs, many times: do they end as if nothing was?
+    And read a thousand damaged files of each kind.
 
-    `test` has a run of each kind.
+    `test` has a run of each kind, and thirty files.
     """
     install(session, "test")
     session.run("pytest", "-m", "reliability", "--dist=load", *session.posargs)
+    files = "tests/train/test_hostile.py", "tests/train/test_any_files.py"
+    if not session.posargs:
+        session.run("pytest", "--hypothesis-profile=hunt", "--dist=load", *files)
 
 
 @nox.session
