@@ -3,6 +3,7 @@ import pytest
 from tests import (
     mutants,
     mutants_context,
+    mutants_files,
     mutants_parents,
     mutants_streams,
     mutants_trainer,
@@ -15,6 +16,7 @@ each_mistake = pytest.mark.parametrize(
     [
         *mutants.MUTANTS,
         *mutants_context.MUTANTS,
+        *mutants_files.MUTANTS,
         *mutants_parents.MUTANTS,
         *mutants_streams.MUTANTS,
         *mutants_trainer.MUTANTS,

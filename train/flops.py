@@ -105,7 +105,8 @@ def _of_context(model: ByteLM, steps: int, num_bytes: int) -> Products:
     if perceiver.remember is not None:
         ask = perceiver.processor.blocks.ask
         linear += tokens * weights(perceiver.remember)
-        linear += rows * weights((ask.query, ask.output)) + steps * weights(ask.place)
+        linear += rows * weights((ask.query, ask.output))
+        linear += steps * weights(ask.place)
         attention += perceiver.processor.num_layers * rows * tokens * dim
     return Products(linear, 2 * attention)
 

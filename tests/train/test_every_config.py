@@ -73,7 +73,7 @@ def test_every_shipped_config_builds_and_is_as_large_as_it_says(name):
     arrays = jax.tree.leaves(eqx.filter(model, lambda x: hasattr(x, "shape")))
     millions = sum(x.size for x in arrays) / 1e6
     told = inspect.getdoc(sys.modules[f"train.configs.{name}"]) or ""
-    for number in re.findall(r"([\d.]+) M parameters", told):
+    for number in re.findall(r"([\d.]+) M\s+parameters", told):
         digits = len(number.partition(".")[2])
         assert round(millions, digits) == float(number), millions
 

@@ -1,4 +1,4 @@
-"""Handwritten digits, drawn pixel by pixel, of the digit that is asked for: 2 M
+"""Handwritten digits, drawn pixel by pixel, of the digit that is asked for: 3.8 M
 parameters. A step is a row of 28 pixels; a sample is a picture.
 
     python -m train prepare digits --out data/digits
@@ -45,12 +45,12 @@ CONFIG = TrainConfig(
     ),
     optim=OptimConfig(learning_rate=4e-3),
     sample=SampleConfig(num_bytes=784, temperature=1.0, suffix=".png"),
-    steps=2000,
+    steps=600,
     batch_size=32,
     chunk_steps=28,
     out=Path("runs/digits"),
     log_every=100,
-    validate_every=500,
-    sample_every=500,
-    save_every=500,
+    validate_every=300,
+    sample_every=300,
+    save_every=300,
 )

@@ -28,5 +28,6 @@ CONFIG = replace(
         validation_fraction=0.1,
     ),
     sample=SampleConfig(num_bytes=2, temperature=0.0),
+    steps=1500,
     out=Path("runs/read_digits"),
 )
