@@ -65,7 +65,7 @@ MUTANTS = (
         "train/memory.py",
         '"RESOURCE_EXHAUSTED|Out of memory"',
         '"RESOURCE_EXHAUSTED"',
-        PLAN + "test_out_of_memory_says_what_was_asked_and_what_to_lower",
+        PLAN + "test_out_of_memory_is_known_however_it_is_said",
     ),
     Mutant(
         "plan: a batch that was guessed is not looked at",

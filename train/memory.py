@@ -60,7 +60,7 @@ def advised(config: TrainConfig) -> Iterator[None]:
 def told(error: BaseException, config: TrainConfig) -> str:
     """What was asked of which device, and which settings to change."""
     device, has = jax.devices()[0].device_kind, amount(float(device_memory())).strip()
-    asked = (str(error).strip() or "there is no room").splitlines()[0]
+    asked = (str(error).strip() or "there is no room").splitlines()[0].rstrip(".")
     return (
         f"{device} has {has}, which is not enough: "
         f"{asked}. What was saved is as it was. Lower `chunk_steps` = "

@@ -3,14 +3,12 @@
 import dataclasses
 import math
 import re
-import resource
 from collections.abc import Iterator
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import psutil
 import pytest
 
 from perceiver_eqx import ByteLM
@@ -19,7 +17,7 @@ from train import flops
 from train import plan as planning
 from train.__main__ import main
 from train.configs import load
-from train.memory import advised
+from train.memory import OutOfMemory, advised
 from train.optim import muon
 from train.program import new_state
 
@@ -166,26 +164,35 @@ def test_the_largest_batch_is_the_largest_that_the_compiler_finds_room_for():
     assert planning.step_memory(at(config, largest * 6 // 5))[1] > room
 
 
-def test_out_of_memory_says_what_was_asked_and_what_to_lower(
-    tmp_path, monkeypatch, capsys
-):
-    """Of a model whose parameters alone are more than the process may have; a
-    checkpoint from before is as it was."""
+def test_out_of_memory_says_what_was_asked_and_what_to_lower(tmp_path, capsys):
+    """Of a model of more bytes than a process has addresses."""
     config = smoke(tmp_path)
     arguments = f"train smoke --data.path {config.data.path} --out {config.out}".split()
-    used = psutil.Process().memory_info().vms
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), hard))
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main([*arguments, "--model.latent-dim", "32768"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--model.mlp-widening", str(2**40)])
     assert ended.value.code == 1
     said = capsys.readouterr().err
-    assert re.search(r"error: cpu has .*B, which is not enough: .*Out of memory", said)
+    asked = r"Out of memory allocating \d{16} bytes"
+    assert re.search(f"error: cpu has .*B, which is not enough: .*{asked}", said)
     assert "Lower `chunk_steps` = 8, raise `micro_batches` = 1" in said
     assert "`python -m train plan` tells what fits" in said
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.",
+        # As it is said of a computation that waited for one before it.
+        "INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes.",
+        "RESOURCE_EXHAUSTED: Allocation (size=1) would exceed memory (size=0)",
+    ],
+)
+def test_out_of_memory_is_known_however_it_is_said(message):
+    with pytest.raises(
+        OutOfMemory, match="which is not enough: .*[^.]. What was saved"
+    ):
+        with advised(load("smoke")):
+            raise jax.errors.JaxRuntimeError(message)
 
 
 def test_other_errors_of_jax_are_not_taken_for_it():
