@@ -96,8 +96,9 @@ class CrossAttention(eqx.Module):
             mask: which of the inputs are there, or a mask as `attend` takes it; `None`
                 for all.
         """
-        plain = mask is None or isinstance(mask, StepMask)
-        seen = mask if plain else mask[None]
+        seen = mask
+        if mask is not None and not isinstance(mask, StepMask):
+            seen = mask[None]
         attended = attend(self.queries(x), *self.keys_values(inputs), seen)
         return self.finish(x, attended, key=key)
 

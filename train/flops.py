@@ -8,6 +8,7 @@ import jax
 from jaxtyping import PyTree
 
 from perceiver_eqx import ByteLM
+from perceiver_eqx.adapters.byte_context import ByteContext
 from perceiver_eqx.decoder import QueryDecoder
 from perceiver_eqx.layers import Linear
 from perceiver_eqx.processor import CausalProcessor
@@ -75,23 +76,25 @@ def products(
         + tokens * latents * dim
         + sum(_pairs_of_layers(layers, tokens) * layers.dim for layers in local)
     )
-    if isinstance(decoder, QueryDecoder):
-        cross = decoder.cross
-        linear += decoder.queries.shape[0] * weights(cross.heads.query)
+    if isinstance(decoder, QueryDecoder) and decoder.queries is not None:
+        cross, (outputs, query_dim) = decoder.cross, decoder.queries.shape
+        linear += outputs * weights(cross.heads.query)
         linear += rows * weights((cross.heads.key, cross.heads.value))
         linear += tokens * weights((cross.heads.output, cross.mlp, decoder.output))
-        attention += 2 * tokens * latents * decoder.queries.shape[1]
+        attention += 2 * tokens * latents * query_dim
     else:
         linear += steps * weights(decoder)
     if model.contexts is not None and context_bytes:
-        more = _of_context(model, steps, context_bytes)
+        more = _of_context(model, model.contexts, steps, context_bytes)
         return Products(linear + more.linear, attention + more.attention)
     return Products(linear, attention)
 
 
-def _of_context(model: ByteLM, steps: int, num_bytes: int) -> Products:
+def _of_context(
+    model: ByteLM, contexts: ByteContext, steps: int, num_bytes: int
+) -> Products:
     """Those for a context that so many steps see."""
-    contexts, perceiver = model.contexts, model.perceiver
+    perceiver = model.perceiver
     encoder, local = perceiver.encoder, model.inputs.layers.processor
     latents, dim = encoder.latents.shape
     tokens, rows = -(-num_bytes // contexts.patch), steps * latents
@@ -102,8 +105,8 @@ def _of_context(model: ByteLM, steps: int, num_bytes: int) -> Products:
     if contexts.both_ways is not None:
         layers = contexts.both_ways.layers.query_norm.scale.shape[0]
         attention += layers * tokens * min(contexts.both_ways.block, tokens) * dim
-    if perceiver.remember is not None:
-        ask = perceiver.processor.blocks.ask
+    ask = perceiver.processor.blocks.ask
+    if ask is not None:
         linear += tokens * weights(perceiver.remember)
         linear += rows * weights((ask.query, ask.output))
         linear += steps * weights(ask.place)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -126,7 +127,7 @@ def step_memory(config: TrainConfig) -> tuple[int, int]:
     """Bytes of the state, and of all of a step, by the compiler's own analysis."""
     state = eqx.filter_eval_shape(partial(new_state, config), jr.key(0))
     arrays, static = eqx.partition(state, _is_shape)
-    step = compile_step(config, static)
+    step: Any = compile_step(config, static)
     compiled = step.lower(arrays, batch_like(config), jr.key(0)).compile()
     found = compiled.memory_analysis()
     whole = found.argument_size_in_bytes + found.output_size_in_bytes
@@ -138,7 +139,7 @@ def step_memory(config: TrainConfig) -> tuple[int, int]:
 def batch_like(config: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """The largest batch that a run of this config takes."""
     rows, data = config.batch_size, config.data
-    shapes = {"bytes": ((rows, data.window_bytes), jnp.uint8)}
+    shapes: dict[str, tuple] = {"bytes": ((rows, data.window_bytes), jnp.uint8)}
     shapes["length"] = (rows,), jnp.int32
     if config.model.use_context:
         shapes["context"] = (rows, data.context_bytes), jnp.uint8
