@@ -27,6 +27,7 @@ from .data.pairs import END, Pair
 from .data.prepare import TASKS, prepare
 from .data.source import held_out_batches, make_of
 from .data.synthetic import LINE, fresh, is_value
+from .distributed import FirstFailed, ProcessLost, end
 from .evaluate import evaluate
 from .loop import NotFinite, train
 from .loss import batch_bits
@@ -173,10 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (NotFinite, OutOfMemory, OSError) as error:
+        end(2)
+    except (NotFinite, OutOfMemory, FirstFailed, ProcessLost, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        end(1)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import orbax.checkpoint as ocp
@@ -77,6 +78,7 @@ def save(
 
 
 def _write(folder: Path, step: int, state: PyTree, record: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     with _manager(folder, cleanup_tmp_directories=True) as manager:
         manager.save(
             step,
@@ -158,7 +160,7 @@ def restore(
             f"the checkpoint {str(folder / str(step))!r} is damaged: {error}. Restore "
             f"it, or {remedy}."
         ) from error
-    with _manager(folder, create=False) as manager:
+    with _manager(folder) as manager:
         with _told(folder / str(step)):
             found = dict(manager.item_metadata(step).state)
         _check_arrays(f"{folder}/{step}", expected, found)
@@ -172,7 +174,12 @@ def restore(
                 ),
             )
     arrays, static = eqx.partition(state_like, eqx.is_array)
-    arrays = jtu.tree_map_with_path(lambda path, _: found.state[_name(path)], arrays)
+
+    def read(path: jtu.KeyPath, like: Array | np.ndarray) -> Array | np.ndarray:
+        array = found.state[_name(path)]
+        return jnp.asarray(array) if isinstance(like, jax.Array) else array
+
+    arrays = jtu.tree_map_with_path(read, arrays)
     return eqx.combine(arrays, static), found.record
 
 
@@ -199,16 +206,25 @@ def _manager(folder: Path, **options: Any):
     # what it raises anyway.
     logger = logging.getLogger("absl")
     logger.addFilter(_silent)
+    alone = {}
+    if jax.process_count() > 1:
+        # Or it would wait for the other processes.
+        index = jax.process_index()
+        alone["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=index,
+            active_processes={index},
+            barrier_sync_key_prefix=f"process_{index}",
+        )
     try:
         # Named handlers let metadata be read without a warning for each item.
         with ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
-                enable_async_checkpointing=False, **options
+                create=False, enable_async_checkpointing=False, **options, **alone
             ),
             item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(use_ocdbt=False),
-                "record": ocp.JsonCheckpointHandler(),
+                "state": ocp.PyTreeCheckpointHandler(use_ocdbt=False, **alone),
+                "record": ocp.JsonCheckpointHandler(**alone),
             },
         ) as manager:
             yield manager
@@ -244,8 +260,10 @@ def _name(path: jtu.KeyPath) -> str:
 
 def _named_arrays(state: PyTree) -> dict[str, Array | np.ndarray]:
     leaves = jtu.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
+    # Of several processes, Orbax takes no array of one.
+    kept = jax.Array if jax.process_count() == 1 else ()
     return {
-        _name(path): leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        _name(path): leaf if isinstance(leaf, kept) else np.asarray(leaf)
         for path, leaf in leaves
     }
 

@@ -293,6 +293,14 @@ class TrainConfig:
     """Steps between checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard events too."""
+    num_processes: int = 1
+    """Processes of the run, each with a device and its share of every batch, started by
+    the same command but for process-id."""
+    process_id: int = 0
+    """Which of them this is, from 0 on; the first alone writes."""
+    coordinator: str | None = None
+    """host:port of the first process, by which the others find it; None for a run of
+    one."""
 
     def __post_init__(self):
         _at_least(1, self, "steps", "batch_size", "micro_batches", "chunk_steps")
@@ -326,10 +334,40 @@ class TrainConfig:
                 f"`micro_batches` must divide `batch_size` = {self.batch_size}, got "
                 f"{self.micro_batches}."
             )
+        self._check_processes()
         if self.optim.warmup_steps >= self.steps:
             raise ValueError(
                 f"`warmup_steps` must be below `steps` = {self.steps}, got "
                 f"{self.optim.warmup_steps}."
+            )
+
+    def _check_processes(self) -> None:
+        count = self.num_processes
+        _at_least(1, self, "num_processes")
+        if not 0 <= self.process_id < count:
+            raise ValueError(
+                f"`process_id` must be at least 0 and below `num_processes` = {count}, "
+                f"got {self.process_id}."
+            )
+        if (self.coordinator is None) != (count == 1):
+            raise ValueError(
+                "`coordinator` must be host:port of the first process where "
+                f"`num_processes` is above 1, and None where it is 1, got "
+                f"{self.coordinator!r} for {count}."
+            )
+        if self.coordinator is not None:
+            host, _, port = self.coordinator.rpartition(":")
+            if not (host and port.isdecimal() and 0 < int(port) < 65536):
+                raise ValueError(
+                    "`coordinator` must be host:port, such as 10.0.0.1:1234, got "
+                    f"{self.coordinator!r}."
+                )
+        rows = self.batch_size // self.micro_batches
+        if rows % count:
+            raise ValueError(
+                f"`batch_size` / `micro_batches` must be a multiple of `num_processes` "
+                f"= {count}, got {self.batch_size} / {self.micro_batches} = {rows}; "
+                f"`batch_size` may be {(rows // count + 1) * count} * `micro_batches`."
             )
 
 
@@ -347,6 +385,9 @@ FREE_ON_RESUME = (
     "sample_every",
     "save_every",
     "tensorboard",
+    "num_processes",
+    "process_id",
+    "coordinator",
 )
 
 

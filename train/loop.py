@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from perceiver_eqx.pretrained import save as save_model
 from . import checkpoint
 from .config import TrainConfig, check_resumable, to_json
 from .data.source import Source, open_source
+from .distributed import Processes, processes
 from .evaluate import evaluate
 from .loss import batch_bits
 from .memory import advised
@@ -55,12 +57,19 @@ def train(config: TrainConfig, *, report: Callable[[str], None] = print) -> Byte
         FileNotFoundError: there is nothing at the data's path.
         NotFinite: `max_skipped` steps in a row were skipped.
         OutOfMemory: the device has not enough.
+        FirstFailed, ProcessLost: another of the processes of the run ended.
     """
-    with advised(config):
-        return _train(config, report)
+    with processes(config) as group, advised(config):
+        return _train(config, group, report)
 
 
-def _train(config: TrainConfig, report: Callable[[str], None]) -> ByteLM:
+def _train(
+    config: TrainConfig, group: Processes, report: Callable[[str], None]
+) -> ByteLM:
+    def say(line: str) -> None:
+        if group.first:
+            report(line)
+
     _make_folder(config.out)
     source = open_source(config)
     record = {
@@ -77,42 +86,53 @@ def _train(config: TrainConfig, report: Callable[[str], None]) -> ByteLM:
     start, finished = 0, True
     if resumed is not None:
         state, start, finished = resumed
-        if start >= config.steps and finished and model_file.exists():
-            report(
-                f"the run in {config.out} is complete; a new one needs another --out"
-            )
-            return state.model
-        report(f"going on from step {start} of {config.out}")
-    write_start(config, step=start)
+    complete = resumed is not None and model_file.exists()
+    complete = complete and finished and start >= config.steps
+    group.check_alike(**record, checkpoint=[start, finished, complete])
+    if config.resume_step is not None and group.first:
+        checkpoint.set_aside_after(folder, start)
+    if complete:
+        say(f"the run in {config.out} is complete; a new one needs another --out")
+        return state.model
+    if resumed is not None:
+        say(f"going on from step {start} of {config.out}")
+    if group.first:
+        write_start(config, step=start)
     params = jax.tree.leaves(eqx.filter(state.model, eqx.is_array))
-    report(
-        f"{sum(x.size for x in params):,} parameters on "
-        f"{jax.devices()[0].device_kind}, {source.description}; the first step "
-        "compiles for a while"
+    where = jax.devices()[0].device_kind
+    if group.count > 1:
+        where += f", in {group.count} processes"
+    say(
+        f"{sum(x.size for x in params):,} parameters on {where}, {source.description}; "
+        "the first step compiles for a while"
     )
-    report(
+    say(
         f"the run is in {config.out}, saved every {config.save_every} steps; started "
         "again, it goes on from there"
     )
 
     static = eqx.filter(state, eqx.is_array, inverse=True)
-    take_step = compile_step(config, static)
+    take_step = compile_step(config, static, group.mesh)
     eval_bits = eqx.filter_jit(
         lambda model, batch: batch_bits(
             model, batch, None, chunk_steps=config.chunk_steps
         )
     )
+    hang = "hang.txt" if group.first else f"hang_{group.index}.txt"
     with (
-        stop_requests() as asked,
-        hang_watch(config.hang_seconds, config.out / "hang.txt") as alive,
+        stop_requests() as heard,
+        hang_watch(config.hang_seconds, config.out / hang) as alive,
         source.training(start) as batches,
         MetricsLog(
             config.out,
             resume_step=None if resumed is None else start,
             whole=finished,
             tensorboard=config.tensorboard,
-        ) as log,
+        )
+        if group.first
+        else nullcontext() as log,
     ):
+        asked = group.agreed(heard)
         reporter = Reporter(config, log, schedule, first_step=start, report=report)
 
         def look(step: int, state: TrainState) -> bool:
@@ -124,7 +144,8 @@ def _train(config: TrainConfig, report: Callable[[str], None]) -> ByteLM:
                         held_out = until(asked, _each(alive, source.validation()))
                         found = evaluate(state.model, held_out, eval_bits)
                         reporter.validation(step, found)
-                    if due.samples and config.data.kind in SAMPLED_KINDS:
+                    sampled = group.first and config.data.kind in SAMPLED_KINDS
+                    if due.samples and sampled:
                         alive()
                         _sample(state.model, config, sample_key, step, source, reporter)
                 except Stopped:
@@ -144,9 +165,12 @@ def _train(config: TrainConfig, report: Callable[[str], None]) -> ByteLM:
                 )
 
         def save(step: int, state: TrainState, finished: bool) -> None:
-            _check_folder(config.out)
-            with reporter.paused():
+            def write() -> None:
+                _check_folder(config.out)
                 checkpoint.save(folder, step, state, {**record, "finished": finished})
+
+            with reporter.paused():
+                group.by_first(write)
 
         if not finished:
             finished = look(start, state)
@@ -182,9 +206,12 @@ def _train(config: TrainConfig, report: Callable[[str], None]) -> ByteLM:
             )
             return state.model
 
-    save_model(model_file, state.model)
-    plot_losses(read_metrics(config.out / "metrics.jsonl"), config.out / "loss.png")
-    report(
+    def write_all() -> None:
+        save_model(model_file, state.model)
+        plot_losses(read_metrics(config.out / "metrics.jsonl"), config.out / "loss.png")
+
+    group.by_first(write_all)
+    say(
         f"saved {model_file} and {config.out / 'loss.png'}; sample more with\n"
         f"  python -m train sample --model {model_file}"
     )
@@ -267,6 +294,4 @@ def _resume(
                 "Restore the data, start a new run with another --out, or pass "
                 "--resume-changed."
             )
-    if config.resume_step is not None:
-        checkpoint.set_aside_after(folder, step)
     return state, step, recorded["finished"]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Integer, Key, PRNGKeyArray
 
 from perceiver_eqx import ByteLM, ByteState
 from perceiver_eqx.adapters.bytes import delayed
@@ -148,7 +148,7 @@ def _bits_of_latents(
 def batch_bits(
     model: ByteLM,
     batch: dict[str, Array],
-    key: PRNGKeyArray | None,
+    key: PRNGKeyArray | Key[Array, " batch"] | None,
     *,
     chunk_steps: int,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -158,10 +158,12 @@ def batch_bits(
         batch: `bytes` (batch, window_bytes) and `length` (batch,), as the data gives
             them; for sequences with a context `context` (batch, source) and
             `context_length` (batch,) too.
-        chunk_steps, key: as in `sequence_bits`.
+        chunk_steps, key: as in `sequence_bits`; the key may be one for each sequence.
     """
     data, length = batch["bytes"], batch["length"]
-    keys = None if key is None else jr.split(key, data.shape[0])
+    typed = key is not None and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    many = key is None or (typed and key.ndim == 1)
+    keys = key if many else jr.split(key, data.shape[0])
     given = {name: x for name, x in batch.items() if name.startswith("context")}
 
     def one(data, length, given, key):

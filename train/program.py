@@ -6,11 +6,13 @@ from functools import partial
 import equinox as eqx
 import jax
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from perceiver_eqx import ByteLM
 
 from .config import OptimConfig, TrainConfig
+from .distributed import AXIS, of_own_rows, split, with_own_arrays
 from .loss import batch_bits
 from .optim import adamw, muon
 from .step import TrainState, init_train_state, train_step
@@ -47,19 +49,23 @@ def new_state(config: TrainConfig, key: PRNGKeyArray) -> TrainState:
     return init_train_state(ByteLM(**vars(config.model), key=key), _optimizer(config))
 
 
-def compile_step(config: TrainConfig, static: TrainState) -> Callable:
+def compile_step(
+    config: TrainConfig, static: TrainState, mesh: Mesh | None = None
+) -> Callable:
     """`train_step`, to be compiled at its first call for each shape of batch, with the
     memory of the old state given to the new one.
 
     Args:
         static: a state without its arrays.
+        mesh: over which the rows of a batch are split; `None` for one device.
 
     Returns:
-        a `jax.jit` of the arrays of a state, a batch and a key, to the arrays of the
-        next state and the metrics.
+        a `jax.jit` (over a mesh, what calls one) of the arrays of a state, a batch and a
+        key, to the arrays of the next state and the metrics.
     """
 
-    @partial(jax.jit, donate_argnums=0)
+    loss_fn = partial(batch_bits, chunk_steps=config.chunk_steps)
+
     def step(
         arrays: TrainState, batch: dict[str, Array], key: PRNGKeyArray
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -67,14 +73,17 @@ def compile_step(config: TrainConfig, static: TrainState) -> Callable:
             eqx.combine(arrays, static),
             batch,
             key,
-            loss_fn=partial(batch_bits, chunk_steps=config.chunk_steps),
+            loss_fn=loss_fn if mesh is None else of_own_rows(loss_fn),
             optim=_optimizer(config),
             micro_batches=config.micro_batches,
             spike_factor=config.optim.spike_factor,
+            sum_over=None if mesh is None else AXIS,
         )
         return eqx.filter(state, eqx.is_array), metrics
 
-    return step
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    return with_own_arrays(split(step, mesh), mesh)
 
 
 def _optimizer(config: TrainConfig) -> optax.GradientTransformation:

@@ -20,7 +20,7 @@ class Reporter:
 
     Args:
         config: of the run.
-        log: the metrics file.
+        log: the metrics file; `None` to write and to say nothing.
         schedule: learning rate by step, from 0.
         first_step: the step that this process goes on from.
         report: takes each line.
@@ -29,7 +29,7 @@ class Reporter:
     def __init__(
         self,
         config: TrainConfig,
-        log: MetricsLog,
+        log: MetricsLog | None,
         schedule: optax.Schedule,
         *,
         first_step: int,
@@ -39,9 +39,9 @@ class Reporter:
         self._log = log
         self._schedule = schedule
         self._first_step = first_step
-        self._report = report
+        self._report = report if log is not None else lambda _: None
         self._begin = time.perf_counter()
-        self._bytes_seen = int(log.last.get("bytes_seen", 0))
+        self._bytes_seen = int(log.last.get("bytes_seen", 0)) if log else 0
         # When each of the last steps was seen to be done, and its bytes.
         self._done = deque([(self._begin, 0)], maxlen=config.log_every + 1)
 
@@ -100,6 +100,8 @@ class Reporter:
         self._done = deque(later, maxlen=self._done.maxlen)
 
     def _write(self, step: int, kind: str, **values) -> None:
+        if self._log is None:
+            return
         seen = {"bytes_seen": self._bytes_seen}
         self._log.write({"step": step, "kind": kind, **values, **seen})
 

@@ -38,6 +38,7 @@ def train_step(
     optim: optax.GradientTransformation,
     micro_batches: int = 1,
     spike_factor: float | None = None,
+    sum_over: str | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Take one optimizer step, unless its loss or its gradient is not finite: then
     parameters and all that the optimizer keeps stay as they are.
@@ -50,6 +51,8 @@ def train_step(
         micro_batches: parts of the batch whose gradients are added up one after the
             other; the step is the same, the memory that of one part.
         spike_factor: as in `Guard.judge`.
+        sum_over: an axis of devices, for a `loss_fn` that gives each of them its part
+            of the sums; `None` where it gives them whole.
 
     Returns:
         The state after the step, and metrics: `bits_per_byte` and `gradient_norm`
@@ -75,6 +78,8 @@ def train_step(
     (total, num_bytes, gradient), _ = lax.scan(
         add_part, start, (parts, jr.split(key, micro_batches))
     )
+    if sum_over is not None:
+        total, num_bytes, gradient = lax.psum((total, num_bytes, gradient), sum_over)
     gradient = jax.tree.map(lambda g: g / num_bytes, gradient)
     norm = optax.tree.norm(gradient)
     takes, guard = state.guard.judge(total, norm, spike_factor)
