@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,6 @@ from .config import TrainConfig
 from .loss import Loss
 from .memory import is_out_of_memory
 
-
-Tree = TypeVar("Tree")
 
 # The axis of the mesh, with one device of each process.
 AXIS = "data"
@@ -222,7 +220,7 @@ def end(status: int) -> NoReturn:
     os._exit(status)
 
 
-def split(step: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]:
+def split(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
     """A step whose arguments and results are the same on each device of a mesh, that
     may sum over `AXIS`; compiled, with the memory of the first argument given to the
     result."""
@@ -232,7 +230,7 @@ def split(step: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]:
     return jax.jit(of_each, donate_argnums=0)
 
 
-def with_own_arrays(step: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]:
+def with_own_arrays(step: Callable, mesh: Mesh) -> Callable:
     """Such a step, to take arrays of this process and to give arrays of this process,
     none of which is copied."""
     everywhere = NamedSharding(mesh, P())

@@ -161,9 +161,9 @@ def batch_bits(
         chunk_steps, key: as in `sequence_bits`; the key may be one for each sequence.
     """
     data, length = batch["bytes"], batch["length"]
-    typed = key is not None and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    many = key is None or (typed and key.ndim == 1)
-    keys = key if many else jr.split(key, data.shape[0])
+    keys = key
+    if key is not None and not _is_many(key):
+        keys = jr.split(key, data.shape[0])
     given = {name: x for name, x in batch.items() if name.startswith("context")}
 
     def one(data, length, given, key):
@@ -172,6 +172,10 @@ def batch_bits(
         )
 
     return jax.vmap(one)(data, length, given, keys).sum(), length.sum()
+
+
+def _is_many(key: Array) -> bool:
+    return jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 1
 
 
 def _scan_chunks(take, carry, chunks, group: int = 1) -> Float[Array, "..."]:

@@ -60,8 +60,8 @@ def compile_step(
         mesh: over which the rows of a batch are split; `None` for one device.
 
     Returns:
-        a `jax.jit` (over a mesh, what calls one) of the arrays of a state, a batch and a
-        key, to the arrays of the next state and the metrics.
+        a `jax.jit` (over a mesh, what calls one) of the arrays of a state, a batch
+        and a key, to the arrays of the next state and the metrics.
     """
 
     loss_fn = partial(batch_bits, chunk_steps=config.chunk_steps)
