@@ -6,12 +6,15 @@ from tests.planting import Mutant
 GUARD = "tests/train/test_guard.py::"
 MANIFEST = "tests/train/test_manifest.py::"
 ENDS = "tests/train/test_interruptions.py::"
+TWO = "tests/train/test_two_processes.py::"
 
 KEPT = GUARD + "test_what_is_not_finite_never_reaches_parameters_or_what_is_kept[adamw]"
 COUNTED = GUARD + "test_steps_are_taken_and_counted_as_said"
 IN_A_ROW = ENDS + "test_too_many_steps_in_a_row_that_are_not_finite_end_a_run"
 FLIPPED = MANIFEST + "test_a_single_flipped_bit_is_noticed_in_whatever_file"
 STOPPED = ENDS + "test_asked_to_stop_at_any_moment[15]"
+AS_ONE = TWO + "test_two_processes_train_as_one_and_stop_when_one_is_asked_to"
+SPLIT = TWO + "test_a_step_over_two_devices_is_that_of_one_and_half_the_work"
 
 MUTANTS = (
     Mutant(
@@ -139,5 +142,68 @@ MUTANTS = (
         "if time.monotonic() - last >= seconds:",
         "if False:",
         ENDS + "test_a_step_that_does_not_end_ends_the_run",
+    ),
+    Mutant(
+        "processes: each stops when it is asked to itself",
+        "train/distributed.py",
+        "if self.mesh is None:\n            return asked",
+        "if True:\n            return asked",
+        AS_ONE,
+    ),
+    Mutant(
+        "processes: all write metrics",
+        "train/loop.py",
+        "if group.first\n        else nullcontext() as log",
+        "if True\n        else nullcontext() as log",
+        AS_ONE,
+    ),
+    Mutant(
+        "processes: all take the same rows",
+        "train/distributed.py",
+        "start = lax.axis_index(AXIS) * own",
+        "start = 0 * own",
+        SPLIT,
+    ),
+    Mutant(
+        "processes: all take all rows",
+        "train/distributed.py",
+        "own = rows // devices",
+        "own = rows",
+        SPLIT,
+    ),
+    Mutant(
+        "processes: rows of different processes are dropped out alike",
+        "train/distributed.py",
+        "return loss(model, batch, keys)",
+        "return loss(model, batch, key)",
+        SPLIT,
+    ),
+    Mutant(
+        "processes: each takes a step by its own gradient",
+        "train/step.py",
+        "total, num_bytes, gradient = lax.psum((total, num_bytes, gradient), sum_over)",
+        "total, num_bytes = lax.psum((total, num_bytes), sum_over)",
+        SPLIT,
+    ),
+    Mutant(
+        "processes: their number may not change",
+        "train/config.py",
+        '    "num_processes",\n',
+        "",
+        TWO + "test_the_number_of_processes_may_change_and_is_in_no_old_checkpoint",
+    ),
+    Mutant(
+        "processes: that the first could not save is not told to the others",
+        "train/distributed.py",
+        'said, *_ = self._gathered("" if error is None else f"{error!s} ")',
+        'said = ""',
+        TWO + "test_where_the_first_cannot_save_all_end_with_a_message",
+    ),
+    Mutant(
+        "processes: their configs are not compared",
+        "train/distributed.py",
+        "if one != two:",
+        "if False:",
+        TWO + "test_processes_of_other_configs_do_not_begin",
     ),
 )

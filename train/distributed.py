@@ -120,19 +120,18 @@ class Processes:
         if said:
             raise FirstFailed(f"the first process ended: {said.strip()}")
 
-    def check_alike(self, config: dict[str, Any], **facts: Any) -> None:
+    def check_alike(self, facts: dict[str, Any]) -> None:
         """Compares what all processes must have alike.
 
         Args:
-            config: as `to_json` gives it.
-            facts: whatever JSON can hold, by name.
+            facts: whatever JSON can hold, by name; that of `process_id` is left out.
 
         Raises:
             ValueError: the processes differ; what does is named, with two values.
         """
         if self.mesh is None:
             return
-        mine = {name: x for name, x in config.items() if name != "process_id"} | facts
+        mine = {name: fact for name, fact in facts.items() if name != "process_id"}
         first, *others = map(json.loads, self._gathered(json.dumps(mine)))
         for index, other in enumerate(others, start=1):
             for name in sorted(first.keys() | other.keys()):
@@ -141,8 +140,8 @@ class Processes:
                     raise ValueError(
                         f"`{name}` must be the same in all processes, got {one!r} in "
                         f"process 0 and {two!r} in process {index}. Start the same "
-                        "command in each, but for --process-id, with the same files "
-                        "at the same paths."
+                        "command in each, but for --process-id, where all see the "
+                        "same data and the same `out`."
                     )
 
     def _gathered(self, text: str) -> list[str]:
@@ -180,6 +179,9 @@ def processes(config: TrainConfig) -> Iterator[Processes]:
             )
         devices = [jax.local_devices(process_index=i)[0] for i in range(count)]
         yield Processes(index, count, Mesh(np.array(devices), (AXIS,)))
+    except KeyboardInterrupt:
+        # Python's own way out would wait for the others.
+        end(130)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         text = str(error)
         lost = isinstance(error, jax.errors.JaxRuntimeError) or re.match(_LOST, text)

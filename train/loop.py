@@ -88,7 +88,15 @@ def _train(
         state, start, finished = resumed
     complete = resumed is not None and model_file.exists()
     complete = complete and finished and start >= config.steps
-    group.check_alike(**record, checkpoint=[start, finished, complete])
+    group.check_alike(
+        {
+            **record["config"],
+            "fingerprint of the data": record["data"],
+            "versions": record["versions"],
+            "checkpoint to go on from": start,
+            "complete": complete,
+        }
+    )
     if config.resume_step is not None and group.first:
         checkpoint.set_aside_after(folder, start)
     if complete:
