@@ -175,7 +175,7 @@ def restore(
             )
     arrays, static = eqx.partition(state_like, eqx.is_array)
 
-    def read(path: jtu.KeyPath, like: Array | np.ndarray) -> Array | np.ndarray:
+    def read(path: jtu.KeyPath, like: Any) -> Any:
         array = found.state[_name(path)]
         return jnp.asarray(array) if isinstance(like, jax.Array) else array
 
