@@ -58,7 +58,8 @@ class Plan:
 
 
 def plan(config: TrainConfig, *, report: Callable[[str], None] = print) -> Plan:
-    """Compiles steps of a run for this machine, and runs none. No data is read.
+    """Compiles steps of a run for this machine, and runs none, of one process if there
+    are several. No data is read.
 
     Args:
         report: takes each line for the person who watches.
@@ -66,6 +67,12 @@ def plan(config: TrainConfig, *, report: Callable[[str], None] = print) -> Plan:
     Raises:
         ValueError: as a model of this config does.
     """
+    if config.num_processes > 1:
+        count = config.num_processes
+        alone = {"num_processes": 1, "process_id": 0, "coordinator": None}
+        share = config.batch_size // count
+        config = replace(config, batch_size=share, **alone)
+        report(f"each of {count} processes, with its share of the batch:")
     state = eqx.filter_eval_shape(partial(new_state, config), jr.key(0))
     params = num_parameters(state.model)
     flops, of_update = step_flops(config, state.model)

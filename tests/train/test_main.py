@@ -41,7 +41,7 @@ def test_every_command_has_help(capsys, command):
     [
         (
             ["trian"],
-            "no command 'trian'; choose train, sample, evaluate, prepare, ",
+            "no command 'trian'; choose train, plan, sample, evaluate, ",
         ),
         (["train", "laptob"], "no config 'laptob'; choose one of"),
         (["train", "smoke", "--batch-sise", "3"], "batch-sise"),

@@ -127,6 +127,17 @@ def test_a_run_is_planned_without_running_or_reading_anything(tmp_path, monkeypa
     assert found.fewest_seconds == pytest.approx(least) < found.seconds
 
 
+def test_of_several_processes_one_is_planned(monkeypatch):
+    monkeypatch.setattr(planning, "step_memory", lambda _: (1000, 9000))
+    config = dataclasses.replace(load("smoke"), batch_size=6, micro_batches=2)
+    many = {"num_processes": 3, "process_id": 2, "coordinator": "localhost:1234"}
+    lines: list[str] = []
+    found = planning.plan(dataclasses.replace(config, **many), report=lines.append)
+    assert lines[0] == "each of 3 processes, with its share of the batch:"
+    alone = planning.plan(dataclasses.replace(config, batch_size=2), report=str)
+    assert found.step_flops == alone.step_flops
+
+
 def test_the_largest_batch_is_found(monkeypatch):
     config = dataclasses.replace(load("smoke"), batch_size=8, micro_batches=4)
     compiled = []
