@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from perceiver_eqx.adapters import byte_context
 from perceiver_eqx.context import Remember, questions
-from tests.helpers import assert_close, assert_gradients_close, relative_error
+from tests.helpers import (
+    assert_close,
+    assert_gradients_close,
+    normals,
+    relative_error,
+)
 from tests.models import TOKENS, byte_lm, perceiver, perceiver_inputs
 from tests.strategies import seeds
 
@@ -104,12 +109,14 @@ def test_a_long_context_is_read_in_pieces_and_again_backwards(
     """Of the pieces, one is filled up and one is all filling."""
     model = byte_lm(3, True, **options, num_layers=1)
     tokens, source = data_of(0)
+    # Squares would make much of rounding that differs between processors.
+    weights = normals(7, *tokens.shape, 256)
 
     def value_and_gradients():
         @eqx.filter_jit
         @eqx.filter_value_and_grad
         def loss(model):
-            return jnp.sum(model(tokens, source, context_length=7) ** 2)
+            return jnp.sum(model(tokens, source, context_length=7) * weights)
 
         return loss(model)
 
