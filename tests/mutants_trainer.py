@@ -187,7 +187,7 @@ MUTANTS = (
     ),
     Mutant(
         "processes: their number may not change",
-        "train/config.py",
+        "train/resumable.py",
         '    "num_processes",\n',
         "",
         TWO + "test_the_number_of_processes_may_change_and_is_in_no_old_checkpoint",

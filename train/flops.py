@@ -46,7 +46,8 @@ def products(
     num_steps: int | None = None,
     context_bytes: int = 0,
 ) -> Products:
-    """
+    """Those of one sequence.
+
     Args:
         model: shapes in place of arrays will do.
         num_bytes: of the sequence.

@@ -17,7 +17,7 @@ from perceiver_eqx import ByteLM
 from perceiver_eqx.pretrained import save as save_model
 
 from . import checkpoint
-from .config import TrainConfig, check_resumable, to_json
+from .config import TrainConfig, to_json
 from .data.source import Source, open_source
 from .distributed import Processes, processes
 from .evaluate import evaluate
@@ -28,6 +28,7 @@ from .process import Stopped, hang_watch, stop_requests, until
 from .program import compile_step, new_state, schedule_of
 from .provenance import versions, write_start
 from .report import Reporter
+from .resumable import check_resumable
 from .samples import SAMPLED_KINDS, make_samples, save_samples, text_of
 from .step import TrainState
 

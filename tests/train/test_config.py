@@ -11,9 +11,9 @@ from train.config import (
     OptimConfig,
     SampleConfig,
     TrainConfig,
-    check_resumable,
     to_json,
 )
+from train.resumable import check_resumable
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from perceiver_eqx import ByteLM
 from train import configs
 from train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from train.loss import batch_bits
+from train.plan import batch_like
 from train.program import optimizer_of, schedule_of
 from train.step import init_train_state, train_step
 
@@ -28,16 +29,11 @@ def stepped(config: TrainConfig, *, run: bool) -> tuple[ByteLM, dict]:
     optim = optimizer_of(
         config.optim, schedule_of(config.optim, config.steps), config.model.dtype
     )
-    size, window = config.batch_size, config.data.window_bytes
-    shapes = {"bytes": (size, window), "length": (size,)}
-    if config.model.use_context:
-        shapes["context"] = size, config.data.context_bytes
-        shapes["context_length"] = (size,)
 
     def first_step(key):
         data = {
-            name: jnp.full(shape, 65 if len(shape) > 1 else length_of(name, config))
-            for name, shape in shapes.items()
+            name: jnp.full(x.shape, 65 if x.ndim > 1 else length_of(name, config))
+            for name, x in batch_like(config).items()
         }
         model = ByteLM(**vars(config.model), key=key)
         state, metrics = train_step(

@@ -24,11 +24,12 @@ from tests.helpers import assert_close
 from tests.models import TOKENS, byte_lm
 from tests.train.runs import ENVIRONMENT, ended_alike, numbers, smoke, starts
 from train.checkpoint import all_steps
-from train.config import TrainConfig, check_resumable, to_json
+from train.config import TrainConfig, to_json
 from train.distributed import AXIS, of_own_rows, split
 from train.loop import train
 from train.loss import Loss, batch_bits
 from train.manifest import check_manifest
+from train.resumable import check_resumable
 from train.step import init_train_state, train_step
 
 
