@@ -1,7 +1,6 @@
 """The two attention blocks, pre-norm with an MLP each: across, and among themselves."""
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -14,8 +13,10 @@ from .conv import CausalConv
 from .dropout import dropouts
 from .layers import MLP, MultiHead, split_key
 from .norms import LayerNorm
+from .over_devices import attend_over, conv_over
 from .positions import rotary
 from .state import KeyValueCache, LayerCache, by_row
+from .time_axis import TimeAxis, steps_of
 
 
 class CrossAttention(eqx.Module):
@@ -216,6 +217,7 @@ class SelfAttentionBlock(eqx.Module):
         window: int | None,
         asked: Questions | None = None,
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps rows dim"], tuple[Array, Array, Array | None]]:
         """
@@ -224,6 +226,7 @@ class SelfAttentionBlock(eqx.Module):
             cache: what is kept of past steps; `past_steps` of them were ever put in.
             window: how many steps a row sees, its own included; `None` for all.
             asked: the context, for a block that asks; `None` without one.
+            time: devices over which the steps lie; `None` for one.
 
         Returns:
             the new rows, and what to `extend` the cache by.
@@ -231,22 +234,31 @@ class SelfAttentionBlock(eqx.Module):
         weights_key, dropout_key = split_key(key)
         past, normed, last = cache.attention, self.norm(x), None
         if self.conv is not None:
-            normed, last = self.conv(normed, cache.rows_before(past_steps))
-        positions = past_steps + jnp.arange(x.shape[0])
+            before = cache.rows_before(past_steps)
+            if time is None:
+                normed, last = self.conv(normed, before)
+            else:
+                normed, last = conv_over(self.conv, normed, before, time)
+        positions = past_steps + steps_of(x, time)
         queries = rotary(self.heads.queries(normed), positions, dims=self.rotary_dims)
         keys = rotary(self.heads.keys(normed), positions, dims=self.rotary_dims)
         values = self.heads.values(normed)
         drops_weights = self.attention_dropout > 0 and weights_key is not None
-        if x.shape[0] == 1 and past.capacity and not drops_weights:
-            attended = _attend_one(queries, keys, values, past, past_steps)
+        drops = {"dropout": self.attention_dropout, "rng": weights_key}
+        newest = past.newest(keys), past.newest(values)
+        if time is not None:
+            attended, newest = attend_over(
+                queries, keys, values, past, past_steps, window, time, **drops
+            )
+        elif x.shape[0] == 1 and past.capacity and not drops_weights:
+            attended = _attend_one(queries, keys, values, past, past_steps)[None]
         else:
             attended = attend(
                 rearrange(queries, "t c h d -> (t c) h d"),
                 *past.visible(keys, values, past_steps, window),
-                dropout=self.attention_dropout,
-                rng=weights_key,
+                **drops,
             )
-        attended = rearrange(attended, "(t c) h d -> t c h d", t=x.shape[0])
+            attended = rearrange(attended, "(t c) h d -> t c h d", t=x.shape[0])
         joined = self.heads.join(attended.astype(x.dtype))
         drop_attended, drop_mlp = dropouts(self.dropout, x.shape, dropout_key)
         x = x + drop_attended(joined)
@@ -255,7 +267,7 @@ class SelfAttentionBlock(eqx.Module):
             drop_told, _ = dropouts(self.dropout, x.shape, ask_key)
             x = x + drop_told(self.ask(x, asked))
         x = x + drop_mlp(self.mlp(self.mlp_norm(x)))
-        return x, (past.newest(keys), past.newest(values), last)
+        return x, (*newest, last)
 
 
 def _attend_one(

@@ -226,25 +226,24 @@ class Questions(eqx.Module):
 
 def questions(
     memory: Memory,
-    first: Int[Array, ""] | int,
-    steps: int,
+    steps: Int[Array, " steps"],
     *,
     step_places: int,
     token_places: int,
     dtype: DTypeLike,
 ) -> Questions:
-    """The questions of the next steps, by where they stand.
+    """The questions of steps, by where they stand.
 
     A step asks from as far from the beginning of the context as it is itself from that
     of the sequence, and as far from its end. So to read on alongside, and to read
     backwards from the end, is the same at every step and every length.
 
     Args:
-        first: steps that came before them.
+        steps: how many came before each of them.
         step_places, token_places: places that a step takes, and a token of the context.
         dtype: of what asks.
     """
-    starts = step_places * (first + jnp.arange(steps))
+    starts = step_places * steps
     left = token_places * memory.count - starts
     both = [_places(starts, dtype), _places(left, dtype)]
     return Questions(memory, jnp.concatenate(both, axis=-1))

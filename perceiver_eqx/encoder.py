@@ -10,11 +10,13 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 from .attention.attend import attend_average
 from .attention.dense import state_dtype
 from .attention.prefix import prefix_attend
+from .attention.prefix_over import prefix_over
 from .attention.softmax import SoftmaxAverage, empty_average
 from .blocks import CrossAttention
 from .checks import check_shape
 from .layers import Linear, split_key
 from .norms import LayerNorm
+from .time_axis import TimeAxis
 
 
 class CausalEncoder(eqx.Module):
@@ -127,6 +129,7 @@ class CausalEncoder(eqx.Module):
         context: SoftmaxAverage,
         *,
         mask: Bool[Array, "steps tokens"] | None = None,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps latents latent_dim"], SoftmaxAverage]:
         """
@@ -136,6 +139,7 @@ class CausalEncoder(eqx.Module):
             context: what is seen of the context.
             mask: which of the tokens are there, in steps of fewer tokens; `None` for
                 all.
+            time: devices over which the steps lie, a run on each; `None` for one.
 
         Returns:
             the latents of these steps, and what was seen up to the last.
@@ -146,16 +150,16 @@ class CausalEncoder(eqx.Module):
             keep = jr.bernoulli(token_key, 1 - self.token_dropout, inputs.shape[:2])
             keep = keep if mask is None else keep & mask
         latents = self.latents.astype(inputs.dtype)
-        keys, values = self.cross.keys_values(inputs)
+        known = self.cross.queries(latents), *self.cross.keys_values(inputs)
+        options = {"rate": self.rate, "mask": keep}
+        after = None
+        if time is not None:
+            prefix, after = prefix_over(*known, time, initial=prefix, **options)
+        context_seen = None if self.context_norm is None else context
         attended, prefix = prefix_attend(
-            self.cross.queries(latents),
-            keys,
-            values,
-            rate=self.rate,
-            initial=prefix,
-            context=None if self.context_norm is None else context,
-            mask=keep,
+            *known, initial=prefix, context=context_seen, **options
         )
+        prefix = prefix if after is None else after
         x = self.cross.finish(latents, attended, key=cross_key)
         if self.own_step is not None:
             if mask is not None:

@@ -13,6 +13,7 @@ import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
+from .mesh import gathered
 from .norms import RMSNorm
 
 
@@ -42,7 +43,8 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(out_dim) if use_bias else None
 
     def __call__(self, x: Float[Array, "*rows in_dim"]) -> Array:
-        y = x @ self.weight.astype(x.dtype)
+        weight, x = gathered(self.weight, x, x.dtype)
+        y = x @ weight
         return y if self.bias is None else y + self.bias.astype(x.dtype)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
-from .attention.softmax import merge
+from .attention.softmax import SoftmaxAverage, merge
 from .checks import (
     check_multiples,
     check_probabilities,
@@ -23,6 +23,7 @@ from .layers import split_key
 from .positions import count_on
 from .processor import CausalProcessor, windows_in_turn
 from .state import Caches, PerceiverState, as_arrays
+from .time_axis import TimeAxis, steps_of
 
 
 READOUTS = "queries", "places"
@@ -311,6 +312,7 @@ class CausalPerceiver(eqx.Module):
         state: PerceiverState,
         inputs: Float[Array, "steps tokens input_dim"],
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[PerceiverState, Float[Array, "steps outputs output_dim"]]:
         """Take the next steps, any number of them at once.
@@ -320,6 +322,9 @@ class CausalPerceiver(eqx.Module):
         Args:
             state: the state after the steps before.
             inputs: the tokens of the next steps.
+            time: devices over which these lie, inside `jax.shard_map`, a run on each:
+                inputs and outputs are those of this device, and what the state keeps of
+                past steps is that of the first one. `None` for one device.
             key: for dropout; `None` for none.
 
         Returns:
@@ -330,7 +335,7 @@ class CausalPerceiver(eqx.Module):
             RuntimeError: when run, if the steps go past `max_steps`.
         """
         latents_key, outputs_key = split_key(key)
-        state, latents = self.advance_latents(state, inputs, key=latents_key)
+        state, latents = self.advance_latents(state, inputs, time=time, key=latents_key)
         return state, self.decoder(latents, key=outputs_key)
 
     @jax.named_scope("pqx.advance_latents")
@@ -339,10 +344,26 @@ class CausalPerceiver(eqx.Module):
         state: PerceiverState,
         inputs: Float[Array, "steps tokens input_dim"],
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[PerceiverState, Float[Array, "steps latents latent_dim"]]:
         """`advance` without the decoder, which reads a step's outputs from its latents:
         for callers that take the outputs piece by piece, or not at all."""
+        keys = split_key(key)
+        prefix, x = self.encode(state, inputs, time=time, key=keys[0])
+        state, x = self.process(state, x, time=time, key=keys[1])
+        return replace(state, prefix=prefix), x
+
+    def encode(
+        self,
+        state: PerceiverState,
+        inputs: Float[Array, "steps tokens input_dim"],
+        *,
+        time: TimeAxis | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[SoftmaxAverage, Float[Array, "steps latents latent_dim"]]:
+        """What the latents see of the inputs: `advance_latents` up to where they see
+        each other, and `PerceiverState.prefix` after these steps."""
         check_shape(
             "inputs",
             inputs,
@@ -350,12 +371,26 @@ class CausalPerceiver(eqx.Module):
             tokens_per_step=self.encoder.tokens_per_step,
             input_dim=self.encoder.cross.input_norm.scale.size,
         )
-        steps = inputs.shape[0]
-        if steps == 0:
+        if inputs.shape[0] == 0:
             raise ValueError("`inputs` must hold at least 1 step, got none.")
+        seen = state.context.seen
+        x, prefix = self.encoder(inputs, state.prefix, seen, time=time, key=key)
+        return prefix, x
+
+    def process(
+        self,
+        state: PerceiverState,
+        x: Float[Array, "steps latents latent_dim"],
+        *,
+        time: TimeAxis | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[PerceiverState, Float[Array, "steps latents latent_dim"]]:
+        """`advance_latents` from where the latents see each other on, from what
+        `encode` gives; of several runs too, if the steps lie over devices."""
+        steps = x.shape[0] * (1 if time is None else time.size)
         past_steps = state.steps
         capacity = max(cache.attention.capacity for cache in state.caches)
-        if self.latent_window is None and capacity:
+        if self.latent_window is None and capacity and time is None:
             if steps > capacity:
                 raise ValueError(
                     f"`inputs` must hold at most `max_steps` = {capacity} steps, got "
@@ -368,13 +403,11 @@ class CausalPerceiver(eqx.Module):
                 f"the sequence goes past `max_steps` = {capacity}; pass a larger "
                 "`max_steps` to `init_state`, or use a finite `latent_window`.",
             )
-        keys = split_key(key)
-        seen = state.context.seen
-        x, prefix = self.encoder(inputs, state.prefix, seen, key=keys[0])
-        asked = self._questions(state, past_steps, steps, x.dtype)
-        x, caches = self.processor(x, state.caches, past_steps, asked, key=keys[1])
-        count = count_on(past_steps, steps)
-        return PerceiverState(count, state.context, prefix, caches), x
+        asked = self._questions(state, past_steps + steps_of(x, time), x.dtype)
+        x, caches = self.processor(
+            x, state.caches, past_steps, asked, time=time, key=key
+        )
+        return replace(state, steps=count_on(past_steps, steps), caches=caches), x
 
     def __call__(
         self,
@@ -410,14 +443,13 @@ class CausalPerceiver(eqx.Module):
         return state if context is None else self.add_context(state, context)
 
     def _questions(
-        self, state: PerceiverState, past_steps, steps: int, dtype: DTypeLike
+        self, state: PerceiverState, steps: Int[Array, " steps"], dtype: DTypeLike
     ) -> Questions | None:
         memory = state.context.memory
         if self.remember is None or memory is None or memory.capacity == 0:
             return None
         return questions(
             memory,
-            past_steps,
             steps,
             step_places=self.step_places,
             token_places=self.remember.stride,

@@ -16,6 +16,7 @@ from .checks import check_sizes
 from .context import Questions
 from .norms import LayerNorm
 from .state import Caches, LayerCache, empty_cache
+from .time_axis import TimeAxis
 
 
 class CausalProcessor(eqx.Module):
@@ -153,6 +154,7 @@ class CausalProcessor(eqx.Module):
         past_steps: Int[Array, ""] | int,
         asked: Questions | None = None,
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps rows dim"], Caches]:
         """
@@ -161,6 +163,8 @@ class CausalProcessor(eqx.Module):
             caches: each layer's keys and values of the `past_steps` before them. If
                 that is the number 0, and no array, the caches are only written.
             asked: the context, for blocks that ask; `None` without one.
+            time: devices over which the steps lie; `None` for one. Then the caches have
+                room for all that a finite window reaches.
 
         Returns:
             the processed latents, and the caches with these steps added.
@@ -186,7 +190,7 @@ class CausalProcessor(eqx.Module):
                 def layer(x, of_layer, window=window, cache=cache):
                     arrays, key = of_layer
                     block, past = eqx.combine(arrays, static), cache.of_layer(index)
-                    return block(x, past, past_steps, window, asked, key=key)
+                    return block(x, past, past_steps, window, asked, time=time, key=key)
 
                 of_layer = jax.tree.map(lambda x, place=place: x[place], of_layers)
                 layer = jax.checkpoint(

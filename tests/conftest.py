@@ -23,8 +23,8 @@ if jax.__version_info__ < (0, 11):
     quick = "--xla_cpu_use_fusion_emitters=false"
     quick += " --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{flags} {quick}"
-# What is split over devices is tested on the two that a processor can pass for.
-jax.config.update("jax_num_cpu_devices", 2)
+# What is split over devices is tested on the eight that a processor can pass for.
+jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture(scope="module", autouse=True)

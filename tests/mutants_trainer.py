@@ -14,7 +14,6 @@ IN_A_ROW = ENDS + "test_too_many_steps_in_a_row_that_are_not_finite_end_a_run"
 FLIPPED = MANIFEST + "test_a_single_flipped_bit_is_noticed_in_whatever_file"
 STOPPED = ENDS + "test_asked_to_stop_at_any_moment[15]"
 AS_ONE = TWO + "test_two_processes_train_as_one_and_stop_when_one_is_asked_to"
-SPLIT = TWO + "test_a_step_over_two_devices_is_that_of_one_and_half_the_work"
 
 MUTANTS = (
     Mutant(
@@ -156,34 +155,6 @@ MUTANTS = (
         "if group.first\n        else nullcontext() as log",
         "if True\n        else nullcontext() as log",
         AS_ONE,
-    ),
-    Mutant(
-        "processes: all take the same rows",
-        "train/distributed.py",
-        "start = lax.axis_index(AXIS) * own",
-        "start = 0 * own",
-        SPLIT,
-    ),
-    Mutant(
-        "processes: all take all rows",
-        "train/distributed.py",
-        "own = rows // devices",
-        "own = rows",
-        SPLIT,
-    ),
-    Mutant(
-        "processes: rows of different processes are dropped out alike",
-        "train/distributed.py",
-        "return loss(model, batch, keys)",
-        "return loss(model, batch, key)",
-        SPLIT,
-    ),
-    Mutant(
-        "processes: each takes a step by its own gradient",
-        "train/step.py",
-        "total, num_bytes, gradient = lax.psum((total, num_bytes, gradient), sum_over)",
-        "total, num_bytes = lax.psum((total, num_bytes), sum_over)",
-        SPLIT,
     ),
     Mutant(
         "processes: their number may not change",

@@ -185,7 +185,7 @@ def test_a_step_can_read_on_from_either_end_at_any_length(length):
     (keys, values), _ = remember(jnp.zeros((length, 4)), 0, before)
     memory = remember.empty(0, jnp.float32, grows=True).extend(keys, values, length)
     options = {"step_places": 1, "token_places": 1, "dtype": jnp.float32}
-    by_both = questions(memory, 0, 5, **options).places.reshape(5, 2, 128)
+    by_both = questions(memory, jnp.arange(5), **options).places.reshape(5, 2, 128)
     nearest = jnp.einsum("tbp,np->btn", by_both, keys[:, 0]).argmax(-1)
     last = length - 1
     assert nearest[0].tolist() == [0, 1, 2, 3, 4]

@@ -3,6 +3,7 @@ import pytest
 from tests import (
     mutants,
     mutants_context,
+    mutants_devices,
     mutants_files,
     mutants_parents,
     mutants_streams,
@@ -16,6 +17,7 @@ each_mistake = pytest.mark.parametrize(
     [
         *mutants.MUTANTS,
         *mutants_context.MUTANTS,
+        *mutants_devices.MUTANTS,
         *mutants_files.MUTANTS,
         *mutants_parents.MUTANTS,
         *mutants_streams.MUTANTS,

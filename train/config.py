@@ -7,6 +7,7 @@ from typing import Literal
 
 from perceiver_eqx.adapters.local import check_local_window, local_sizes
 from perceiver_eqx.adapters.ngrams import check_ngrams
+from perceiver_eqx.mesh import parse_mesh
 from perceiver_eqx.processor import windows_in_turn
 
 from .data.media import MediaConfig
@@ -293,9 +294,13 @@ class TrainConfig:
     """Steps between checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard events too."""
+    mesh: str = ""
+    """Devices of the run along each axis, such as data=2,model=2,time=2: sequences lie
+    along data, parameters along model, the steps of a sequence along time. If it is not
+    given, all GPUs are taken, along data as far as the batch goes, then along time."""
     num_processes: int = 1
-    """Processes of the run, each with a device and its share of every batch, started by
-    the same command but for process-id."""
+    """Processes of the run, each with some of the devices, started by the same command
+    but for process-id."""
     process_id: int = 0
     """Which of them this is, from 0 on; the first alone writes."""
     coordinator: str | None = None
@@ -335,6 +340,7 @@ class TrainConfig:
                 f"{self.micro_batches}."
             )
         self._check_processes()
+        parse_mesh(self.mesh)
         if self.optim.warmup_steps >= self.steps:
             raise ValueError(
                 f"`warmup_steps` must be below `steps` = {self.steps}, got "
@@ -362,13 +368,6 @@ class TrainConfig:
                     "`coordinator` must be host:port, such as 10.0.0.1:1234, got "
                     f"{self.coordinator!r}."
                 )
-        rows = self.batch_size // self.micro_batches
-        if rows % count:
-            raise ValueError(
-                f"`batch_size` / `micro_batches` must be a multiple of `num_processes` "
-                f"= {count}, got {self.batch_size} / {self.micro_batches} = {rows}; "
-                f"`batch_size` may be {(rows // count + 1) * count} * `micro_batches`."
-            )
 
 
 def to_json(config: TrainConfig) -> dict:

@@ -1,5 +1,4 @@
-"""The processes of a run: all hold the same state, each takes its share of the rows of
-every batch, and the first alone writes."""
+"""The processes of a run: each has some of the devices, and the first alone writes."""
 
 import json
 import os
@@ -14,23 +13,18 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
-from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, PRNGKeyArray
-
-from perceiver_eqx import ByteLM
+from jaxtyping import Array
 
 from .config import TrainConfig
-from .loss import Loss
 from .memory import is_out_of_memory
 
 
-# The axis of the mesh, with one device of each process.
-AXIS = "data"
+# The axis of a mesh of one device of each process, by which they agree.
+AXIS = "processes"
 # Seconds without a sign of life after which a process counts as lost.
 LOST_AFTER = 60
 # Seconds that processes wait for each other where they end.
@@ -220,52 +214,3 @@ def end(status: int) -> NoReturn:
     if jax.process_index() == 0:
         time.sleep(LATER)
     os._exit(status)
-
-
-def split(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
-    """A step whose arguments and results are the same on each device of a mesh, that
-    may sum over `AXIS`; compiled, with the memory of the first argument given to the
-    result."""
-    of_each = jax.shard_map(
-        step, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
-    )
-    return jax.jit(of_each, donate_argnums=0)
-
-
-def with_own_arrays(step: Callable, mesh: Mesh) -> Callable:
-    """Such a step, to take arrays of this process and to give arrays of this process,
-    none of which is copied."""
-    everywhere = NamedSharding(mesh, P())
-
-    def whole(x: Array) -> Array:
-        return jax.make_array_from_single_device_arrays(x.shape, everywhere, [x])
-
-    def take(*arguments):
-        results = step(*jax.tree.map(whole, arguments))
-        return jax.tree.map(lambda x: x.addressable_data(0), results)
-
-    return take
-
-
-def of_own_rows(loss: Loss) -> Loss:
-    """A loss of those rows of a batch that are this device's of the mesh: the sum over
-    `AXIS` is that of the batch, dropout included."""
-
-    def bits(
-        model: ByteLM, batch: dict[str, Array], key: PRNGKeyArray
-    ) -> tuple[Array, Array]:
-        rows, devices = len(batch["bytes"]), lax.axis_size(AXIS)
-        if rows % devices:
-            raise ValueError(
-                f"a batch must have a multiple of `num_processes` = {devices} rows, "
-                f"got {rows}."
-            )
-        own = rows // devices
-        start = lax.axis_index(AXIS) * own
-        batch, keys = jax.tree.map(
-            lambda x: lax.dynamic_slice_in_dim(x, start, own),
-            (batch, jr.split(key, rows)),
-        )
-        return loss(model, batch, keys)
-
-    return bits

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +22,10 @@ from .config import TrainConfig, to_json
 from .data.source import Source, open_source
 from .distributed import Processes, processes
 from .evaluate import evaluate
-from .loss import batch_bits
 from .memory import advised
 from .metrics import MetricsLog, plot_losses, read_metrics
 from .process import Stopped, hang_watch, stop_requests, until
-from .program import compile_step, new_state, schedule_of
+from .program import compile_bits, compile_step, layout_of, new_state, schedule_of
 from .provenance import versions, write_start
 from .report import Reporter
 from .resumable import check_resumable
@@ -71,6 +71,7 @@ def _train(
         if group.first:
             report(line)
 
+    layout = layout_of(config)
     _make_folder(config.out)
     source = open_source(config)
     record = {
@@ -109,6 +110,8 @@ def _train(
         write_start(config, step=start)
     params = jax.tree.leaves(eqx.filter(state.model, eqx.is_array))
     where = jax.devices()[0].device_kind
+    if layout is not None:
+        where += f", {layout.described}"
     if group.count > 1:
         where += f", in {group.count} processes"
     say(
@@ -120,13 +123,14 @@ def _train(
         "again, it goes on from there"
     )
 
+    take_step, eval_bits = compile_step(config, state), compile_bits(config)
+    put, here = partial(jax.tree.map, jnp.asarray), lambda part: part
+    if layout is not None:
+        take_step = compile_step(config, state, layout)
+        eval_bits = compile_bits(config, layout)
+        put, here = layout.put_batch, layout.local
+        state = layout.put_state(state)
     static = eqx.filter(state, eqx.is_array, inverse=True)
-    take_step = compile_step(config, static, group.mesh)
-    eval_bits = eqx.filter_jit(
-        lambda model, batch: batch_bits(
-            model, batch, None, chunk_steps=config.chunk_steps
-        )
-    )
     hang = "hang.txt" if group.first else f"hang_{group.index}.txt"
     with (
         stop_requests() as heard,
@@ -153,10 +157,11 @@ def _train(
                         held_out = until(asked, _each(alive, source.validation()))
                         found = evaluate(state.model, held_out, eval_bits)
                         reporter.validation(step, found)
-                    sampled = group.first and config.data.kind in SAMPLED_KINDS
-                    if due.samples and sampled:
+                    if due.samples and config.data.kind in SAMPLED_KINDS:
                         alive()
-                        _sample(state.model, config, sample_key, step, source, reporter)
+                        model = here(state.model)
+                        if group.first:
+                            _sample(model, config, sample_key, step, source, reporter)
                 except Stopped:
                     return False
             return True
@@ -174,6 +179,9 @@ def _train(
                 )
 
         def save(step: int, state: TrainState, finished: bool) -> None:
+            if group.count > 1:
+                state = here(state)
+
             def write() -> None:
                 _check_folder(config.out)
                 checkpoint.save(folder, step, state, {**record, "finished": finished})
@@ -189,9 +197,9 @@ def _train(
         while step < config.steps and not asked():
             step += 1
             alive()
-            batch = jax.tree.map(jnp.asarray, next(batches))
+            batch, key = put(next(batches)), jr.fold_in(step_key, step)
             arrays = eqx.filter(state, eqx.is_array)
-            arrays, metrics = take_step(arrays, batch, jr.fold_in(step_key, step))
+            arrays, metrics = take_step(arrays, batch, key)
             state = eqx.combine(arrays, static)
             if waiting is not None:
                 tell(*waiting)
@@ -213,10 +221,12 @@ def _train(
                 f"stopped, and saved, at step {step} of {config.steps}; the same "
                 "command goes on from there"
             )
-            return state.model
+            return here(state.model)
+
+    model = here(state.model)
 
     def write_all() -> None:
-        save_model(model_file, state.model)
+        save_model(model_file, model)
         plot_losses(read_metrics(config.out / "metrics.jsonl"), config.out / "loss.png")
 
     group.by_first(write_all)
@@ -224,7 +234,7 @@ def _train(
         f"saved {model_file} and {config.out / 'loss.png'}; sample more with\n"
         f"  python -m train sample --model {model_file}"
     )
-    return state.model
+    return model
 
 
 def _check_folder(folder: Path) -> None:

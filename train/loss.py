@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Integer, Key, PRNGKeyArray, PyTree
 
 from perceiver_eqx import ByteLM, ByteState
 from perceiver_eqx.adapters.bytes import delayed
 from perceiver_eqx.checks import check_multiples, check_shape, check_sizes
 from perceiver_eqx.context import Context
 from perceiver_eqx.layers import split_key
+from perceiver_eqx.time_axis import TimeAxis
 
 
 # Up to this many chunks, the backward pass keeps every state carried between two. With
@@ -23,7 +25,8 @@ UNGROUPED_CHUNKS = 32
 
 # From a model, a batch and a key, the bits and bytes of the batch, both summed.
 Loss = Callable[
-    [ByteLM, dict[str, Array], PRNGKeyArray], tuple[Float[Array, ""], Int[Array, ""]]
+    [ByteLM, dict[str, Array], PRNGKeyArray | None],
+    tuple[Float[Array, ""], Int[Array, ""]],
 ]
 
 
@@ -35,6 +38,7 @@ def sequence_bits(
     *,
     context_length: Int[Array, ""] | None = None,
     chunk_steps: int,
+    time: TimeAxis | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, ""]:
     """Bits that the model spends on a sequence, summed over its bytes.
@@ -46,12 +50,16 @@ def sequence_bits(
     `latent_window=None` the latents of all steps are held, and only what goes in and
     out of them goes chunk by chunk.
 
+    Over several devices each has its part of every chunk, and gives the bits of those.
+
     Args:
         data: bytes; a multiple of `model.bytes_per_step`.
         length: how many of them count, from the first on; all if it is more.
         context, context_length: bytes that every step sees, and how many of them are
             there; `None` for all.
         chunk_steps: steps of a chunk, at least 1.
+        time: devices over which the steps lie, inside `jax.shard_map`: `data` are those
+            of this one, runs of `chunk_steps` steps. `None` for one.
         key: for dropout; `None` for none.
 
     Raises:
@@ -62,10 +70,14 @@ def sequence_bits(
     check_shape("data", data, "window_bytes")
     per_step = model.bytes_per_step
     check_multiples("`bytes_per_step`", per_step, window_bytes=data.size)
-    length = jnp.minimum(length, data.size)
+    size = data.size * (1 if time is None else time.size)
+    length = jnp.minimum(length, size)
     tokens = data.reshape(-1, per_step)
     steps = tokens.shape[0]
     chunk = min(chunk_steps, steps)
+    if time is not None:
+        check_multiples("`chunk_steps`", chunk, steps=steps)
+        key = None if key is None else jr.fold_in(key, time.index)
     count = -(-steps // chunk)
     carries = model.latent_window is not None
     group = math.isqrt(count) if carries and count > UNGROUPED_CHUNKS else 1
@@ -73,7 +85,9 @@ def sequence_bits(
     # Zeros after the end are seen by nothing before it, and do not count.
     tokens = jnp.pad(tokens, ((0, count * chunk - steps), (0, 0)))
     chunks = tokens.reshape(count, chunk, per_step)
-    starts, indices = jnp.arange(count) * (chunk * per_step), jnp.arange(count)
+    indices = jnp.arange(count)
+    rounds = indices if time is None else indices * time.size + time.index
+    starts = rounds * (chunk * per_step)
 
     def bits(logits, tokens, start):
         places = start + jnp.arange(tokens.size).reshape(tokens.shape)
@@ -82,17 +96,17 @@ def sequence_bits(
     def advance_chunk(state, of_chunk):
         tokens, start, index = of_chunk
         state, logits = model.advance_unchecked(
-            _with_context(state, known), tokens, key=_chunk_key(key, index)
+            _with_context(state, known), tokens, time=time, key=_chunk_key(key, index)
         )
         return _with_context(state, None), bits(logits, tokens, start)
 
-    if count == 1:
+    if count == 1 and time is None:
         given = {"context_length": context_length, "key": _chunk_key(key, 0)}
         return bits(model(tokens, context, **given), tokens, 0)
     context_key, key = split_key(key)
     start = model.keep_nothing(context, context_length, key=context_key)
     if not carries:
-        return _bits_of_latents(model, start, chunks, starts, bits, key)
+        return _bits_of_latents(model, start, chunks, starts, bits, time, key)
     # The context is the same for all chunks: it is no part of what they hand on.
     known = start.perceiver.context
     state = _with_context(model.init_state(), None)
@@ -111,36 +125,49 @@ def _bits_of_latents(
     chunks: Integer[Array, "chunks steps bytes_per_step"],
     starts: Int[Array, " chunks"],
     bits: Callable[[Array, Array, Array], Float[Array, ""]],
+    time: TimeAxis | None,
     key: PRNGKeyArray | None,
 ) -> Float[Array, ""]:
     """Bits of a sequence whose latents are all held, since all see all before them:
-    only the local layers and what is read go chunk by chunk."""
+    only what goes in and out of them goes chunk by chunk."""
     count, steps = chunks.shape[:2]
     keys = split_key(key, 3)
     indices = jnp.arange(count)
+    perceiver = state.perceiver
 
-    def read_chunk(state, of_chunk):
-        tokens, index = of_chunk
-        of_key = _chunk_key(keys[0], index)
-        features, state = model.inputs(tokens, state, model.dtype, key=of_key)
-        return state, features
+    def read_chunk(carry, of_chunk):
+        (inputs, before, prefix), (tokens, index) = carry, of_chunk
+        input_key, encoder_key = split_key(_chunk_key(keys[0], index))
+        features, inputs = model.inputs(
+            tokens, inputs, model.dtype, time=time, key=input_key
+        )
+        step_late, byte_late, before = delayed(before, features, time)
+        prefix, latents = model.perceiver.encode(
+            replace(perceiver, prefix=prefix),
+            model.inputs.tokens(step_late),
+            time=time,
+            key=encoder_key,
+        )
+        return (inputs, before, prefix), (latents, byte_late)
 
     def write_chunk(state, of_chunk):
         latents, byte_late, tokens, start, index = of_chunk
         readout_key, output_key = split_key(_chunk_key(keys[2], index))
         readout = model.perceiver.decoder(latents, key=readout_key)
-        logits, state = model.outputs(readout, byte_late, state, key=output_key)
+        logits, state = model.outputs(
+            readout, byte_late, state, time=time, key=output_key
+        )
         return state, bits(logits, tokens, start)
 
-    def in_chunks(x):
-        return x.reshape(count, steps, *x.shape[1:])
-
-    start = model.inputs.init_state(model.dtype)
-    features = _scan_chunks(read_chunk, start, (chunks, indices))
-    features = features.reshape(count * steps, *features.shape[2:])
-    step_late, byte_late = delayed(model.inputs.before_all(model.dtype), features)
-    latents = model.latents(step_late, state, key=keys[1])
-    of_chunks = in_chunks(latents), in_chunks(byte_late), chunks, starts, indices
+    before = model.inputs.before_all(model.dtype)
+    start = model.inputs.init_state(model.dtype), before, perceiver.prefix
+    latents, byte_late = _scan_chunks(read_chunk, start, (chunks, indices))
+    latents = latents.reshape(count * steps, *latents.shape[2:])
+    # Each chunk is a run of this device.
+    runs = None if time is None else replace(time, runs=count)
+    _, latents = model.perceiver.process(perceiver, latents, time=runs, key=keys[1])
+    latents = latents.reshape(count, steps, *latents.shape[1:])
+    of_chunks = latents, byte_late, chunks, starts, indices
     start = model.outputs.layers.init_state(model.dtype)
     return _scan_chunks(write_chunk, start, of_chunks).sum()
 
@@ -151,6 +178,7 @@ def batch_bits(
     key: PRNGKeyArray | Key[Array, " batch"] | None,
     *,
     chunk_steps: int,
+    time: TimeAxis | None = None,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Bits and bytes of a batch, both summed.
 
@@ -158,7 +186,8 @@ def batch_bits(
         batch: `bytes` (batch, window_bytes) and `length` (batch,), as the data gives
             them; for sequences with a context `context` (batch, source) and
             `context_length` (batch,) too.
-        chunk_steps, key: as in `sequence_bits`; the key may be one for each sequence.
+        chunk_steps, time, key: as in `sequence_bits`; the key may be one for each
+            sequence.
     """
     data, length = batch["bytes"], batch["length"]
     keys = key
@@ -168,7 +197,7 @@ def batch_bits(
 
     def one(data, length, given, key):
         return sequence_bits(
-            model, data, length, chunk_steps=chunk_steps, key=key, **given
+            model, data, length, chunk_steps=chunk_steps, time=time, key=key, **given
         )
 
     return jax.vmap(one)(data, length, given, keys).sum(), length.sum()
@@ -178,7 +207,7 @@ def _is_many(key: Array) -> bool:
     return jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 1
 
 
-def _scan_chunks(take, carry, chunks, group: int = 1) -> Float[Array, "..."]:
+def _scan_chunks(take, carry, chunks, group: int = 1) -> PyTree[Array]:
     """What `take` gives of each chunk, by a scan whose backward pass computes the
     chunks again, one `group` of them after the other."""
     take = jax.checkpoint(take)
@@ -198,8 +227,10 @@ def symbol_bits(
     logits: Float[Array, "*rows symbols"], symbols: Integer[Array, "*rows"]
 ) -> Float[Array, "*rows"]:
     """Minus the base-2 logarithm of the probability of each symbol."""
-    chosen = jnp.take_along_axis(logits, symbols[..., None].astype(jnp.int32), -1)
-    return (jax.nn.logsumexp(logits, -1) - chosen[..., 0]) / math.log(2)
+    # Not by an index, whose gradient is a scatter: on a GPU slow, and in any order.
+    known = symbols[..., None] == jnp.arange(logits.shape[-1])
+    chosen = jnp.sum(jnp.where(known, logits, 0), -1)
+    return (jax.nn.logsumexp(logits, -1) - chosen) / math.log(2)
 
 
 def _chunk_key(key: PRNGKeyArray | None, index) -> PRNGKeyArray | None:

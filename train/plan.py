@@ -17,7 +17,8 @@ from .config import TrainConfig
 from .flops import muon_flops, num_parameters, train_step_flops
 from .memory import device_memory, is_out_of_memory
 from .metrics import amount, duration
-from .program import compile_step, new_state
+from .plan_mesh import MeshPlan, plan_mesh
+from .program import batch_like, compile_step, new_state
 
 
 # Which share of a device's fastest products the products of training reach, and seconds
@@ -57,9 +58,11 @@ class Plan:
     seconds: float
 
 
-def plan(config: TrainConfig, *, report: Callable[[str], None] = print) -> Plan:
+def plan(
+    config: TrainConfig, *, report: Callable[[str], None] = print
+) -> Plan | MeshPlan:
     """Compiles steps of a run for this machine, and runs none, of one process if there
-    are several. No data is read.
+    are several; or for a mesh, of devices that need not be there. No data is read.
 
     Args:
         report: takes each line for the person who watches.
@@ -81,6 +84,9 @@ def plan(config: TrainConfig, *, report: Callable[[str], None] = print) -> Plan:
         f"{config.data.window_bytes:,} bytes is {_operations(flops)} operations, and "
         f"{_operations(of_update)} more for the update"
     )
+    if config.mesh:
+        reached = REACHED["gpu"]
+        return plan_mesh(config, flops + of_update, reached, report)
     room, begun = device_memory(), time.perf_counter()
     state_bytes, step_bytes = step_memory(config)
     device = jax.devices()[0]
@@ -133,25 +139,14 @@ def step_flops(config: TrainConfig, model) -> tuple[int, int]:
 def step_memory(config: TrainConfig) -> tuple[int, int]:
     """Bytes of the state, and of all of a step, by the compiler's own analysis."""
     state = eqx.filter_eval_shape(partial(new_state, config), jr.key(0))
-    arrays, static = eqx.partition(state, _is_shape)
-    step: Any = compile_step(config, static)
+    arrays = eqx.filter(state, _is_shape)
+    step: Any = compile_step(config, state)
     compiled = step.lower(arrays, batch_like(config), jr.key(0)).compile()
     found = compiled.memory_analysis()
     whole = found.argument_size_in_bytes + found.output_size_in_bytes
     whole += found.temp_size_in_bytes - found.alias_size_in_bytes
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
     return held, whole
-
-
-def batch_like(config: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """The largest batch that a run of this config takes."""
-    rows, data = config.batch_size, config.data
-    shapes: dict[str, tuple] = {"bytes": ((rows, data.window_bytes), jnp.uint8)}
-    shapes["length"] = (rows,), jnp.int32
-    if config.model.use_context:
-        shapes["context"] = (rows, data.context_bytes), jnp.uint8
-        shapes["context_length"] = (rows,), jnp.int32
-    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
 
 def largest_batch(config: TrainConfig, step_bytes: int, room: int) -> int:

@@ -1,20 +1,23 @@
 """What a run computes: its model, its optimizer, and a step of both, compiled."""
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from perceiver_eqx import ByteLM
+from perceiver_eqx.mesh import make_mesh
 
 from .config import OptimConfig, TrainConfig
-from .distributed import AXIS, of_own_rows, split, with_own_arrays
-from .loss import batch_bits
+from .loss import Loss, batch_bits
 from .optim import adamw, muon
+from .sharding import Layout
 from .step import TrainState, init_train_state, train_step
 
 
@@ -50,21 +53,20 @@ def new_state(config: TrainConfig, key: PRNGKeyArray) -> TrainState:
 
 
 def compile_step(
-    config: TrainConfig, static: TrainState, mesh: Mesh | None = None
-) -> Callable:
+    config: TrainConfig, state: TrainState, layout: Layout | None = None
+) -> jax.stages.Wrapped:
     """`train_step`, to be compiled at its first call for each shape of batch, with the
     memory of the old state given to the new one.
 
     Args:
-        static: a state without its arrays.
-        mesh: over which the rows of a batch are split; `None` for one device.
+        state: a state of the run, or its shapes.
+        layout: over devices; `None` for one.
 
     Returns:
-        a `jax.jit` (over a mesh, what calls one) of the arrays of a state, a batch
-        and a key, to the arrays of the next state and the metrics.
+        a `jax.jit` of the arrays of a state, a batch and a key, to the arrays of the
+        next state and the metrics.
     """
-
-    loss_fn = partial(batch_bits, chunk_steps=config.chunk_steps)
+    arrays, static = eqx.partition(state, _is_array)
 
     def step(
         arrays: TrainState, batch: dict[str, Array], key: PRNGKeyArray
@@ -73,17 +75,73 @@ def compile_step(
             eqx.combine(arrays, static),
             batch,
             key,
-            loss_fn=loss_fn if mesh is None else of_own_rows(loss_fn),
+            loss_fn=_loss(config, layout),
             optim=_optimizer(config),
             micro_batches=config.micro_batches,
             spike_factor=config.optim.spike_factor,
-            sum_over=None if mesh is None else AXIS,
         )
         return eqx.filter(state, eqx.is_array), metrics
 
-    if mesh is None:
+    if layout is None:
         return jax.jit(step, donate_argnums=0)
-    return with_own_arrays(split(step, mesh), mesh)
+    lie = layout.shardings(layout.specs(arrays)), layout.whole
+    return jax.jit(step, donate_argnums=0, out_shardings=lie)
+
+
+def compile_bits(config: TrainConfig, layout: Layout | None = None) -> Callable:
+    """The bits and bytes of a batch, without dropout: what calls a `jax.jit`, of a
+    model that lies as the layout says and of a batch that does not."""
+    bits = eqx.filter_jit(
+        lambda model, batch: _loss(config, layout)(model, batch, None)
+    )
+    if layout is None:
+        return bits
+    return lambda model, batch: bits(model, layout.put_batch(batch))
+
+
+def batch_like(
+    config: TrainConfig, layout: Layout | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The largest batch that a run of this config takes, dealt out as a layout says."""
+    rows, data = config.batch_size, config.data
+    shapes: dict[str, tuple] = {"bytes": ((rows, data.window_bytes), jnp.uint8)}
+    if layout is not None:
+        run, runs = layout.runs_of(data.window_bytes)
+        shapes["bytes"] = (rows, layout.in_time, runs * run), jnp.uint8
+    shapes["length"] = (rows,), jnp.int32
+    if config.model.use_context:
+        shapes["context"] = (rows, data.context_bytes), jnp.uint8
+        shapes["context_length"] = (rows,), jnp.int32
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+def layout_of(config: TrainConfig) -> Layout | None:
+    """How a run lies on the devices that there are; `None` on one. If the config says
+    nothing, on all, but those that a CPU passes for: along `data` as many as its
+    sequences allow, and the rest along `time`.
+
+    Raises:
+        ValueError: `mesh` asks for what there is not, or what the batches do not allow.
+    """
+    devices = jax.devices()
+    sizes: str | dict[str, int] = config.mesh
+    if not sizes:
+        if jax.default_backend() == "cpu" and config.num_processes == 1:
+            return None
+        data = math.gcd(config.batch_size // config.micro_batches, len(devices))
+        sizes = {"data": data, "time": len(devices) // data}
+    mesh = make_mesh(sizes)
+    return Layout.of(mesh, config) if mesh.size > 1 else None
+
+
+def _loss(config: TrainConfig, layout: Layout | None) -> Loss:
+    if layout is not None:
+        return layout.loss
+    return partial(batch_bits, chunk_steps=config.chunk_steps)
+
+
+def _is_array(x: Any) -> bool:
+    return eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
 
 
 def _optimizer(config: TrainConfig) -> optax.GradientTransformation:

@@ -14,6 +14,7 @@ FREE_ON_RESUME = (
     "sample_every",
     "save_every",
     "tensorboard",
+    "mesh",
     "num_processes",
     "process_id",
     "coordinator",

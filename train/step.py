@@ -38,7 +38,6 @@ def train_step(
     optim: optax.GradientTransformation,
     micro_batches: int = 1,
     spike_factor: float | None = None,
-    sum_over: str | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Take one optimizer step, unless its loss or its gradient is not finite: then
     parameters and all that the optimizer keeps stay as they are.
@@ -51,8 +50,6 @@ def train_step(
         micro_batches: parts of the batch whose gradients are added up one after the
             other; the step is the same, the memory that of one part.
         spike_factor: as in `Guard.judge`.
-        sum_over: an axis of devices, for a `loss_fn` that gives each of them its part
-            of the sums; `None` where it gives them whole.
 
     Returns:
         The state after the step, and metrics: `bits_per_byte` and `gradient_norm`
@@ -71,15 +68,17 @@ def train_step(
         )
         return jax.tree.map(jnp.add, sums, (value, num_bytes, gradient)), None
 
-    parts = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
+    def parted(x: Array) -> Array:
+        # Each part takes some rows of every device that has rows.
+        return x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
+
+    parts = jax.tree.map(parted, batch)
     params = eqx.filter(state.model, eqx.is_inexact_array)
     zeros = jax.tree.map(jnp.zeros_like, params)
     start = jnp.zeros(()), jnp.zeros((), jnp.int32), zeros
     (total, num_bytes, gradient), _ = lax.scan(
         add_part, start, (parts, jr.split(key, micro_batches))
     )
-    if sum_over is not None:
-        total, num_bytes, gradient = lax.psum((total, num_bytes, gradient), sum_over)
     gradient = jax.tree.map(lambda g: g / num_bytes, gradient)
     norm = optax.tree.norm(gradient)
     takes, guard = state.guard.judge(total, norm, spike_factor)

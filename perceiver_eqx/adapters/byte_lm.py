@@ -16,6 +16,7 @@ from ..checks import check_enabled, check_integers, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
 from ..state import PerceiverState, as_arrays
+from ..time_axis import TimeAxis
 from .both_ways import BothWays
 from .byte_context import ByteContext, ContextReader
 from .byte_state import ByteState
@@ -371,23 +372,35 @@ class ByteLM(eqx.Module):
         state: ByteState,
         tokens: Integer[Array, "steps {self.bytes_per_step}"],
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[ByteState, Float[Array, "steps {self.bytes_per_step} 256"]]:
         """`advance` from a state that is known to stand at the end of a step: nothing
-        checks it when run, and bytes of an unfinished step are dropped."""
+        checks it when run, and bytes of an unfinished step are dropped.
+
+        Args:
+            time: devices over which the steps lie, inside `jax.shard_map`, a run on
+                each: the tokens and logits are those of this device, and what the state
+                has of the past is that of the first one. `None` for one device.
+        """
         self._check_tokens(tokens)
-        keys = split_key(key, 3)
-        features, inputs = self.inputs(tokens, state.inputs, self.dtype, key=keys[0])
-        step_late, byte_late = delayed(state.features, features)
-        perceiver, readout = self.perceiver.advance(
-            state.perceiver, self.inputs.tokens(step_late), key=keys[1]
+        keys, over = split_key(key, 3), {"time": time}
+        features, inputs = self.inputs(
+            tokens, state.inputs, self.dtype, key=keys[0], **over
         )
-        logits, outputs = self.outputs(readout, byte_late, state.outputs, key=keys[2])
+        step_late, byte_late, last = delayed(state.features, features, **over)
+        step_late = self.inputs.tokens(step_late)
+        perceiver, readout = self.perceiver.advance(
+            state.perceiver, step_late, key=keys[1], **over
+        )
+        logits, outputs = self.outputs(
+            readout, byte_late, state.outputs, key=keys[2], **over
+        )
         after = ByteState(
             perceiver,
             inputs,
             outputs,
-            features[-1],
+            last,
             unfinished=jnp.full_like(state.unfinished, -1),
             contexts=state.contexts,
             context_bytes=state.context_bytes,
@@ -443,19 +456,6 @@ class ByteLM(eqx.Module):
         left = jnp.where(jnp.arange(per_step) < end % per_step, left, -1)
         after = eqx.tree_at(lambda s: s.unfinished, after, left)
         return after, lax.dynamic_slice_in_dim(logits, state.inside, count)
-
-    def latents(
-        self,
-        features: Float[Array, "steps {self.bytes_per_step} local_dim"],
-        state: ByteState,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "steps latents latent_dim"]:
-        """The latents of a whole sequence, from features of its bytes that are one step
-        late, and the state before it: the middle of a call, for callers that take the
-        rest piece by piece."""
-        tokens = self.inputs.tokens(features)
-        return self.perceiver.advance_latents(state.perceiver, tokens, key=key)[1]
 
     def _state(self, perceiver: PerceiverState, *, keep: bool) -> ByteState:
         contexts = None

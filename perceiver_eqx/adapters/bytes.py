@@ -13,6 +13,7 @@ from ..checks import check_shape
 from ..layers import Embedding, Linear
 from ..positions import LearnedPositions
 from ..state import State
+from ..time_axis import TimeAxis, last_of
 from .local import LocalLayers, LocalState
 from .ngrams import NOTHING, NgramEmbedding
 
@@ -125,12 +126,13 @@ class ByteInput(eqx.Module):
         state: ByteInputState,
         dtype: DTypeLike,
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "steps bytes_per_step dim"], ByteInputState]:
         """The features of the next steps' bytes, each of itself and those before it,
-        and the state after them."""
-        places = self.positions.table.astype(dtype)
-        return self._features(symbols.astype(jnp.int32), places, state, dtype, key)
+        and the state after them; of this device's, if they lie over several."""
+        places, symbols = self.positions.table.astype(dtype), symbols.astype(jnp.int32)
+        return self._features(symbols, places, state, dtype, key, time)
 
     def of_context(
         self,
@@ -164,13 +166,18 @@ class ByteInput(eqx.Module):
         state: ByteInputState,
         dtype: DTypeLike,
         key: PRNGKeyArray | None,
+        time: TimeAxis | None = None,
     ) -> tuple[Float[Array, "*bytes dim"], ByteInputState]:
         x, before = self.embedding(symbols, dtype) + places, state.before
         if self.ngrams is not None:
             flat = symbols.ravel()
+            if time is None:
+                after = jnp.concatenate([before, flat])[flat.size :]
+            else:
+                before, after = time.before(last_of(flat, before.size), before)
             x = x + self.ngrams(flat, before, dtype).reshape(x.shape)
-            before = jnp.concatenate([before, flat])[flat.size :]
-        x, layers = self.layers(x, state.layers, key=key)
+            before = after
+        x, layers = self.layers(x, state.layers, time=time, key=key)
         return x, ByteInputState(layers, before)
 
 
@@ -206,17 +213,19 @@ class ByteOutput(eqx.Module):
         before: Float[Array, "*bytes dim"],
         state: LocalState,
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*bytes 256"], LocalState]:
         """
         Args:
             readout: what the Perceiver says of the place of each byte.
             before: the features of the byte before each.
+            time: devices over which the bytes lie, a run on each; `None` for one.
 
         Returns:
             the logits of the next bytes, at least float32, and the state after them.
         """
-        x, state = self.layers(readout + before, state, key=key)
+        x, state = self.layers(readout + before, state, time=time, key=key)
         logits = self.logits(x)
         return logits.astype(jnp.result_type(jnp.float32, logits.dtype)), state
 
@@ -234,12 +243,22 @@ class ByteOutput(eqx.Module):
 def delayed(
     before: Float[Array, "bytes_per_step dim"],
     features: Float[Array, "steps bytes_per_step dim"],
+    time: TimeAxis | None = None,
 ) -> tuple[
-    Float[Array, "steps bytes_per_step dim"], Float[Array, "steps bytes_per_step dim"]
+    Float[Array, "steps bytes_per_step dim"],
+    Float[Array, "steps bytes_per_step dim"],
+    Float[Array, "bytes_per_step dim"],
 ]:
-    """Features of steps, one step late, and one byte late; `before` are those of the
-    step before them."""
+    """Features of steps, one step late, and one byte late, and those of the last step.
+
+    Args:
+        before: those of the step before all of them.
+        time: devices over which the steps lie, a run on each; `None` for one.
+    """
+    after = features[-1]
+    if time is not None:
+        before, after = time.before(after, before)
     both = jnp.concatenate([before[None], features])
     _, per_step, dim = both.shape
     byte_late = both.reshape(-1, dim)[per_step - 1 : -1]
-    return both[:-1], byte_late.reshape(features.shape)
+    return both[:-1], byte_late.reshape(features.shape), after

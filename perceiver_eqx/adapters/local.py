@@ -10,6 +10,7 @@ from ..checks import check_multiples, check_sizes
 from ..positions import count_on
 from ..processor import CausalProcessor, windows_in_turn
 from ..state import Caches, State
+from ..time_axis import TimeAxis
 
 
 def check_local_window(window: int | None | Sequence[int | None]) -> None:
@@ -130,10 +131,13 @@ class LocalLayers(eqx.Module):
         x: Float[Array, "*bytes dim"],
         state: LocalState,
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*bytes dim"], LocalState]:
-        """The next bytes, in order over the leading axes, and the state after them."""
+        """The next bytes, in order over the leading axes, and the state after them;
+        those of this device, if they lie over several."""
         rows = x.reshape(-1, 1, x.shape[-1])
-        y, caches = self.processor(rows, state.caches, state.seen, key=key)
-        count = count_on(state.seen, rows.shape[0])
+        y, caches = self.processor(rows, state.caches, state.seen, time=time, key=key)
+        more = rows.shape[0] * (1 if time is None else time.size)
+        count = count_on(state.seen, more)
         return y.reshape(x.shape), LocalState(count, caches)

@@ -10,6 +10,7 @@ import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, UInt32
 
 from ..checks import check_sizes
+from ..mesh import gathered
 
 
 # Odd numbers without a pattern, to multiply by modulo 2^32.
@@ -65,7 +66,8 @@ class NgramEmbedding(eqx.Module):
         num_rows = self.tables.shape[1]
         rows = (hashes[:, before.size :] % num_rows).astype(jnp.int32)
         # Summed in the dtype of the tables, and so is the gradient, where rows meet.
-        found = [table[at] for table, at in zip(self.tables, rows, strict=True)]
+        tables, rows = gathered(self.tables, rows, jnp.float32)
+        found = [table[at] for table, at in zip(tables, rows, strict=True)]
         return reduce(jnp.add, found).astype(dtype)
 
 

@@ -40,11 +40,41 @@ def blockwise_average(
         Dao et al., "FlashAttention" (2022), algorithms 1 and 4, with the merge
         of averages in place of the running maximum and sum.
     """
+    tiles = _tiles_of(query, key, tile, dropout)
+    return _average((query, key, value), mask, rng, tiles)
+
+
+def blockwise_gradients(
+    query: Float[Array, "q_len heads head_dim"],
+    key: Float[Array, "kv_len heads head_dim"],
+    value: Float[Array, "kv_len heads v_dim"],
+    mask: Mask,
+    average: SoftmaxAverage,
+    d_value: Float[Array, "q_len heads v_dim"],
+) -> tuple[
+    Float[Array, "q_len heads head_dim"],
+    Float[Array, "kv_len heads head_dim"],
+    Float[Array, "kv_len heads v_dim"],
+]:
+    """Gradients of the keys and values of one part of an average, and what that part
+    adds to those of the queries.
+
+    Args:
+        average: over these keys and others, merged.
+        d_value: the cotangent of its value.
+    """
+    cotangent = SoftmaxAverage(
+        jnp.zeros_like(average.top), d_value.astype(average.value.dtype)
+    )
+    tiles = _tiles_of(query, key, None, 0.0)
+    return _gradients(average, cotangent, (query, key, value), mask, None, tiles)
+
+
+def _tiles_of(query: Array, key: Array, tile: int | None, dropout: float) -> "_Tiles":
     if tile is None:
         tile = TILE.get(jax.default_backend(), TILE["cpu"])
     q_tile, k_tile = min(tile, query.shape[0]), min(tile, key.shape[0])
-    tiles = _Tiles(query.shape[0], key.shape[0], q_tile, k_tile, dropout)
-    return _average((query, key, value), mask, rng, tiles)
+    return _Tiles(query.shape[0], key.shape[0], q_tile, k_tile, dropout)
 
 
 class _Tiles(eqx.Module):
@@ -147,8 +177,12 @@ def _average_forward(perturbed, arrays, mask, rng, tiles):
 
 @_average.def_bwd
 def _average_backward(average, cotangent, perturbed, arrays, mask, rng, tiles):
-    """With `p = exp(score - lse)`: `d_score = p * (d_out·v - d_out·out + d_lse)`."""
     del perturbed
+    return _gradients(average, cotangent, arrays, mask, rng, tiles)
+
+
+def _gradients(average, cotangent, arrays, mask, rng, tiles):
+    """With `p = exp(score - lse)`: `d_score = p * (d_out·v - d_out·out + d_lse)`."""
     query, key, value = arrays
     dtype = average.value.dtype
     d_value = _or_zeros(cotangent.value, average.value)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from train.config import TrainConfig
 from train.configs import load
 from train.metrics import read_metrics
@@ -14,6 +16,9 @@ from train.metrics import read_metrics
 
 # As in conftest.py: both must compile alike to agree to the bit.
 ENVIRONMENT = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+# What two sums of the same numbers in another order may differ by.
+SAME = 1e-5
 
 
 def corpus(folder: Path) -> Path:
@@ -83,3 +88,13 @@ def ended_alike(one: Path, other: Path) -> bool:
     assert len(ends[0]) > 100
     same = models[0] == models[1] and ends[0] == ends[1]
     return same and numbers(one) == numbers(other)
+
+
+def assert_near(one: Path, other: Path) -> None:
+    """Two runs logged the same steps, and the same numbers up to rounding."""
+    mine, theirs = numbers(one), numbers(other)
+    steps = [[(r["step"], r["kind"]) for r in run] for run in (mine, theirs)]
+    assert steps[0] == steps[1]
+    for name in ("bits_per_byte", "gradient_norm", "learning_rate", "bytes_seen"):
+        values = [[r[name] for r in run if name in r] for run in (mine, theirs)]
+        np.testing.assert_allclose(*values, rtol=SAME)

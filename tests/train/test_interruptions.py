@@ -142,6 +142,7 @@ def signalled(monkeypatch, module, name: str, number: int):
 def test_asked_to_stop_at_any_moment(unbroken, tmp_path, monkeypatch, number):
     """While a step is compiled, while samples are made, and while it is evaluated."""
     config = dataclasses.replace(unbroken, out=tmp_path)
+    handler = signal.getsignal(number)
     # The step that is evaluated is evaluated again.
     moments = [
         (program, "batch_bits", 1),
@@ -163,7 +164,7 @@ def test_asked_to_stop_at_any_moment(unbroken, tmp_path, monkeypatch, number):
     train(config, report=lines.append)
     assert "saved" in lines[-1]
     assert ended_alike(tmp_path, unbroken.out)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is handler
 
 
 @pytest.mark.reliability

@@ -9,32 +9,27 @@ import socket
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
-import equinox as eqx
-import jax
-import jax.random as jr
 import numpy as np
-import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tests.helpers import assert_close
-from tests.models import TOKENS, byte_lm
-from tests.train.runs import ENVIRONMENT, ended_alike, numbers, smoke, starts
+from tests.train.runs import (
+    ENVIRONMENT,
+    SAME,
+    assert_near,
+    ended_alike,
+    numbers,
+    smoke,
+    starts,
+)
 from train.checkpoint import all_steps
 from train.config import TrainConfig, to_json
-from train.distributed import AXIS, of_own_rows, split
 from train.loop import train
-from train.loss import Loss, batch_bits
 from train.manifest import check_manifest
 from train.resumable import check_resumable
-from train.step import init_train_state, train_step
 
 
-# What two sums of the same rows may differ by.
-SAME = 1e-5
 # Seconds that a run may take, with its compilation on a machine that does more.
 LONG = 400
 # Seconds within which the end of one process ends the other.
@@ -126,16 +121,6 @@ def stopped_at(said: str) -> int:
     return int(words[5])
 
 
-def assert_near(one: Path, other: Path) -> None:
-    """Two runs logged the same steps, and the same numbers up to rounding."""
-    mine, theirs = numbers(one), numbers(other)
-    steps = [[(r["step"], r["kind"]) for r in run] for run in (mine, theirs)]
-    assert steps[0] == steps[1]
-    for name in ("bits_per_byte", "gradient_norm", "learning_rate", "bytes_seen"):
-        values = [[r[name] for r in run if name in r] for run in (mine, theirs)]
-        np.testing.assert_allclose(*values, rtol=SAME)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -146,10 +131,6 @@ def assert_near(one: Path, other: Path) -> None:
         (
             {"num_processes": 2, "coordinator": "a"},
             "`coordinator` must be host:port, such as .*, got 'a'",
-        ),
-        (
-            {"num_processes": 2, "coordinator": "a:1", "micro_batches": 2},
-            "`num_processes` = 2, got 2 / 2 = 1; `batch_size` may be 2 ",
         ),
     ],
 )
@@ -165,43 +146,6 @@ def test_the_number_of_processes_may_change_and_is_in_no_old_checkpoint():
     for name in ("num_processes", "process_id", "coordinator"):
         del recorded[name]
     check_resumable(recorded, to_json(config))
-
-
-def test_a_step_over_two_devices_is_that_of_one_and_half_the_work():
-    """Dropout and parts of a batch included."""
-    model = byte_lm(3, num_layers=1, dropout=0.5)
-    # Adam would make steps of rounding, where a gradient is zero but for that.
-    optim = optax.sgd(0.1)
-    state = init_train_state(model, optim)
-    arrays, static = eqx.partition(state, eqx.is_array)
-    data = jr.randint(jr.key(0), (8, 4 * TOKENS), 0, 256)
-    batch = {"bytes": data, "length": np.array([12, 12, 5, 12, 12, 3, 12, 1])}
-    loss = partial(batch_bits, chunk_steps=4)
-
-    def step(arrays, batch, key, loss_fn: Loss = loss, sum_over: str | None = None):
-        state, metrics = train_step(
-            eqx.combine(arrays, static),
-            batch,
-            key,
-            loss_fn=loss_fn,
-            optim=optim,
-            micro_batches=2,
-            sum_over=sum_over,
-        )
-        return eqx.filter(state, eqx.is_array), metrics
-
-    mesh = Mesh(np.array(jax.devices()[:2]), (AXIS,))
-    both = split(partial(step, loss_fn=of_own_rows(loss), sum_over=AXIS), mesh)
-    given = arrays, batch, jr.key(1)
-    of_one = jax.jit(step).lower(*given).compile()
-    given_both = jax.device_put(given, NamedSharding(mesh, PartitionSpec()))
-    of_both = both.lower(*given_both).compile()
-    work, half = of_one.cost_analysis(), of_both.cost_analysis()
-    assert work is not None
-    assert half is not None
-    assert 0.4 < half["flops"] / work["flops"] < 0.7
-    expected = of_one(*given)
-    assert_close(of_both(*given_both), expected)
 
 
 def test_two_processes_train_as_one_and_stop_when_one_is_asked_to(tmp_path, compiled):

@@ -1,0 +1,83 @@
+"""Planted mistakes in what lies over devices; `tests/mutants.py` says what for."""
+
+from tests.planting import Mutant
+
+
+SHARDING = "tests/train/test_sharding.py::"
+CURVE = SHARDING + "test_a_run_over_a_mesh_is_that_of_one_device"
+GRADIENTS = SHARDING + "test_gradients_over_devices_are_those_of_one"
+FINITE, ALL = GRADIENTS + "[5-time=4]", GRADIENTS + "[window0-model=2,time=2]"
+
+MUTANTS = (
+    Mutant(
+        "time: the first device sees the last one's run of the same round",
+        "perceiver_eqx/time_axis.py",
+        "jnp.where(first, later, received), received[-1]",
+        "received, received[-1]",
+        FINITE,
+    ),
+    Mutant(
+        "time: what the last device left behind is not carried on",
+        "perceiver_eqx/time_axis.py",
+        "jnp.where(first, later, received), received[-1]",
+        "jnp.where(first, later, received), carried",
+        FINITE,
+    ),
+    Mutant(
+        "time: each device counts its own steps alone",
+        "perceiver_eqx/time_axis.py",
+        "(jnp.arange(self.runs) * self.size + self.index)",
+        "(jnp.arange(self.runs) * self.size)",
+        FINITE,
+    ),
+    Mutant(
+        "encoder: what other devices saw is as old as the last step",
+        "perceiver_eqx/attention/prefix_over.py",
+        "merge(_aged(seen, rate, steps), of_device), seen",
+        "merge(seen, of_device), seen",
+        FINITE,
+    ),
+    Mutant(
+        "encoder: a device sees its own steps twice",
+        "perceiver_eqx/attention/prefix_over.py",
+        "    after, before = lax.scan(add, start, told)\n",
+        "    after, before = lax.scan(add, start, told)\n"
+        "    before = jax.tree.map(lambda x: jnp.roll(x, -1, 0), before)\n",
+        FINITE,
+    ),
+    Mutant(
+        "ring: runs of later devices count as earlier",
+        "perceiver_eqx/attention/ring.py",
+        "query_start=-later.astype(jnp.int32)",
+        "query_start=0 * later.astype(jnp.int32)",
+        ALL,
+    ),
+    Mutant(
+        "ring: gradients of keys do not come home",
+        "perceiver_eqx/attention/ring.py",
+        "of_keys = _to_next(part[2:], time)",
+        "of_keys = part[2:]",
+        ALL,
+    ),
+    Mutant(
+        "loss: the bytes of other devices are counted at the places of the first",
+        "train/loss.py",
+        "indices * time.size + time.index",
+        "indices * time.size",
+        FINITE,
+    ),
+    Mutant(
+        "model: the parts of a parameter are in the wrong order",
+        "perceiver_eqx/mesh.py",
+        "axis = part.ndim + parameter.axis",
+        "axis = 0",
+        ALL,
+    ),
+    Mutant(
+        "rows: all are dropped out alike",
+        "train/sharding.py",
+        "jr.split(key, len(batch",
+        "jr.split(jr.key(0), len(batch",
+        SHARDING + "test_rows_over_devices_are_dropped_out_as_on_one",
+    ),
+)

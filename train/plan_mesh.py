@@ -1,0 +1,203 @@
+"""What a run over a mesh of devices would take: memory of each, what they send each
+other, and time, from the program compiled for as many simulated devices."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.random as jr
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+from perceiver_eqx.mesh import make_mesh, parse_mesh
+
+from .collectives import Collective, collectives
+from .config import TrainConfig
+from .metrics import amount, duration
+from .program import batch_like, compile_step, new_state
+from .sharding import Layout
+
+
+# What is taken for granted: devices of the kind of an NVIDIA H100, eight to a host.
+PER_HOST = 8
+FLOPS_PER_SECOND = {"bfloat16": 790e12, "float16": 790e12}
+OTHER_FLOPS_PER_SECOND = 300e12
+# Bytes a second that a device sends within a host, and to other hosts, and seconds
+# until the first arrives.
+WITHIN, BETWEEN, LATENCY = 300e9, 40e9, 2e-5
+
+
+@dataclass(frozen=True)
+class MeshPlan:
+    """What each device of a mesh would take.
+
+    Attributes:
+        state_bytes: of parameters and what the optimizer keeps.
+        step_bytes: of a whole step, the state included, by the compiler.
+        exchanges: all in a step.
+        compute_seconds, within_seconds, between_seconds: of a step: of its operations,
+            and of what is sent within hosts and between them, one after the other.
+    """
+
+    state_bytes: int
+    step_bytes: int
+    exchanges: tuple[Collective, ...]
+    compute_seconds: float
+    within_seconds: float
+    between_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        return self.compute_seconds + self.within_seconds + self.between_seconds
+
+
+def plan_mesh(
+    config: TrainConfig,
+    flops: int,
+    reached: tuple[float, float],
+    report: Callable[[str], None],
+) -> MeshPlan:
+    """Compiles a step over the mesh of a run, and runs none.
+
+    Args:
+        flops: useful operations of a step.
+        reached: the share of a device's fastest products that is reached, and seconds
+            that each chunk takes besides.
+        report: takes each line for the person who watches.
+
+    Raises:
+        ValueError: the mesh, or the batches, do not allow it.
+    """
+    count = _devices(config)
+    if len(jax.devices()) >= count:
+        found = _compiled(config)
+    else:
+        with _simulated(count) as elsewhere:
+            found = elsewhere(_compiled, config)
+    state_bytes, step_bytes, exchanges, chunks = found
+    ceiling = FLOPS_PER_SECOND.get(config.model.dtype, OTHER_FLOPS_PER_SECOND)
+    share, of_chunk = reached
+    compute = flops / count / (ceiling * share) + chunks * of_chunk
+    times = {
+        far: sum(
+            exchange.times * (exchange.sent_bytes / speed + LATENCY)
+            for exchange in exchanges
+            if (exchange.reach > PER_HOST) == far
+        )
+        for far, speed in ((False, WITHIN), (True, BETWEEN))
+    }
+    plan = MeshPlan(
+        state_bytes, step_bytes, exchanges, compute, times[False], times[True]
+    )
+    for line in _lines(config, plan, count):
+        report(line)
+    return plan
+
+
+def _devices(config: TrainConfig) -> int:
+    count = 1
+    for size in parse_mesh(config.mesh).values():
+        count *= size
+    return count
+
+
+@contextmanager
+def _simulated(count: int) -> Iterator[Callable]:
+    """What calls a function in a process whose processor passes for so many devices."""
+    told = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(count)}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            yield lambda call, *arguments: pool.submit(call, *arguments).result()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _compiled(
+    config: TrainConfig,
+) -> tuple[int, int, tuple[Collective, ...], int]:
+    """Bytes of the state and of a step on each device, what they send, and how many
+    chunks one after the other each has."""
+    mesh = make_mesh(config.mesh, jax.devices()[: _devices(config)])
+    layout = Layout.of(mesh, config)
+    compiled = compile_over(config, layout)
+    memory: Any = compiled.memory_analysis()
+    whole = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    whole += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    _, runs = layout.runs_of(config.data.window_bytes)
+    arguments = memory.argument_size_in_bytes
+    return arguments, whole, tuple(collectives(compiled, mesh)), runs
+
+
+def compile_over(config: TrainConfig, layout: Layout) -> jax.stages.Compiled:
+    """A step over a mesh, compiled for the shapes of a run; nothing is put anywhere."""
+    state = eqx.filter_eval_shape(partial(new_state, config), jr.key(0))
+    arrays = eqx.filter(state, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+
+    def placed(shapes: PyTree, specs: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda x, spec: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=NamedSharding(layout.mesh, spec)
+            ),
+            shapes,
+            specs,
+        )
+
+    batch = batch_like(config, layout)
+    key = placed(jax.eval_shape(lambda: jr.key(0)), P())
+    step = compile_step(config, state, layout)
+    given = (
+        placed(arrays, layout.specs(arrays)),
+        placed(batch, layout.batch_specs(batch)),
+    )
+    return step.lower(*given, key).compile()
+
+
+def _lines(config: TrainConfig, plan: MeshPlan, count: int) -> Iterator[str]:
+    state, step = (
+        amount(float(x)).strip() for x in (plan.state_bytes, plan.step_bytes)
+    )
+    yield (
+        f"{config.mesh}: each of {count} devices takes {step} by the compiler, of "
+        f"which {state} are its part of the parameters, of what the optimizer keeps, "
+        "and of the batch"
+    )
+    sums: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0, 0])
+    for exchange in plan.exchanges:
+        total = sums[(" and ".join(exchange.axes), exchange.kind)]
+        total[0] += exchange.times
+        total[1] += exchange.times * exchange.sent_bytes
+        total[2] = max(total[2], exchange.sent_bytes)
+    yield "along            what                times a step   sent a step   at most"
+    for (axes, kind), (times, sent, most) in sorted(sums.items()):
+        told = (amount(float(x)) for x in (sent, most))
+        yield f"{axes:16} {kind:18} {times:13,} {'  '.join(f'{x:>12}' for x in told)}"
+    parts = {
+        "operations": plan.compute_seconds,
+        "what is sent within a host": plan.within_seconds,
+        "what is sent between hosts": plan.between_seconds,
+    }
+    each = ", ".join(f"{seconds:.3g} s of {what}" for what, seconds in parts.items())
+    yield (
+        f"a step takes about {plan.seconds:.3g} s: {each}; {config.steps:,} steps "
+        f"{duration(config.steps * plan.seconds).strip()}"
+    )
+    yield (
+        f"most of it of {max(parts, key=lambda what: parts[what])}, if devices are "
+        f"like an H100, {PER_HOST} to a host, and send {WITHIN / 1e9:.0f} GB a second "
+        f"within a host and {BETWEEN / 1e9:.0f} to another"
+    )

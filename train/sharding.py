@@ -1,0 +1,232 @@
+"""A step of training over a mesh of devices: what lies where.
+
+The sequences of a batch lie along `data` and `model`, each run of steps along `time`,
+and parameters, gradients and what the optimizer keeps along `model`: each device has a
+part of a large parameter, and the whole only while a layer that needs it runs. Where a
+batch has too few sequences for `model`, its devices share the steps in time, too.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from perceiver_eqx import ByteLM
+from perceiver_eqx.mesh import Sharded
+from perceiver_eqx.time_axis import TimeAxis
+
+from .config import TrainConfig
+from .loss import Loss, batch_bits
+
+
+# Parameters of fewer numbers than this lie whole on every device.
+LEAST_SHARDED = 1 << 12
+# The parameters that may be cut: those that layers ask for as they run; and the stacks
+# of their momentum that Muon keeps.
+MATRICES = ("weight", "tables")
+MOMENTUM = "matrices"
+# What a batch has of every sequence whole, on each device that has some of its steps.
+SHARED_IN_TIME = ("length", "context", "context_length")
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of a step lies where.
+
+    Attributes:
+        mesh: of the axes `data`, `model` and `time`.
+        rows: the axes along which the sequences of a batch lie.
+        time: those along which their steps lie.
+        chunk_steps: of a sequence, that a device has in a row.
+        bytes_per_step: of the model.
+    """
+
+    mesh: Mesh
+    rows: tuple[str, ...]
+    time: tuple[str, ...]
+    chunk_steps: int
+    bytes_per_step: int
+
+    @classmethod
+    def of(cls, mesh: Mesh, config: TrainConfig) -> "Layout":
+        """The layout for the batches of a run.
+
+        Raises:
+            ValueError: they cannot be split along `data`.
+        """
+        data, model = mesh.shape["data"], mesh.shape["model"]
+        rows = config.batch_size // config.micro_batches
+        if rows % data:
+            raise ValueError(
+                "`batch_size` / `micro_batches` must be a multiple of the devices along"
+                f" data, {data}, got {rows}. Change one of them, or take fewer devices "
+                "along data and more along time."
+            )
+        by_rows = rows % (data * model) == 0
+        return cls(
+            mesh,
+            ("data", "model") if by_rows else ("data",),
+            ("time",) if by_rows else ("model", "time"),
+            config.chunk_steps,
+            config.model.bytes_per_step,
+        )
+
+    @property
+    def described(self) -> str:
+        """For the person who watches."""
+        sizes = ", ".join(f"{axis}={n}" for axis, n in self.mesh.shape.items() if n > 1)
+        return f"a mesh of {self.mesh.size} devices, {sizes}"
+
+    @property
+    def in_time(self) -> int:
+        """Devices that share the steps of a sequence."""
+        return math.prod(self.mesh.shape[axis] for axis in self.time)
+
+    @property
+    def time_axis(self) -> TimeAxis | None:
+        """Those devices, for a model; `None` if there is one."""
+        return TimeAxis(self.time) if self.in_time > 1 else None
+
+    def batch_specs(self, names: Any) -> dict[str, P]:
+        """Where each array of a batch lies."""
+        shared = dict.fromkeys(SHARED_IN_TIME, P(self.rows))
+        return {name: shared.get(name, P(self.rows, self.time)) for name in names}
+
+    def deal(self, batch: Batch) -> Batch:
+        """A batch with its bytes dealt out (rows, devices in time, bytes of each) in
+        whole runs, and zeros after the end."""
+        rows, size = batch["bytes"].shape
+        devices, (run, runs) = self.in_time, self.runs_of(size)
+        padded = np.pad(batch["bytes"], ((0, 0), (0, runs * devices * run - size)))
+        dealt = padded.reshape(rows, runs, devices, run).swapaxes(1, 2)
+        return {**batch, "bytes": dealt.reshape(rows, devices, runs * run)}
+
+    def runs_of(self, size: int) -> tuple[int, int]:
+        """Bytes that a device has in a row of a sequence of so many, and how often."""
+        devices, steps = self.in_time, -(-size // self.bytes_per_step)
+        # A short sequence is cut into shorter runs than a chunk.
+        run = min(self.chunk_steps, -(-steps // devices)) * self.bytes_per_step
+        return run, -(-size // (devices * run))
+
+    def put_batch(self, batch: Batch) -> dict[str, Array]:
+        """A batch, dealt out, on the devices."""
+        dealt = self.deal(batch)
+        return self.put(dealt, self.batch_specs(dealt))
+
+    def put(self, arrays: PyTree, specs: PyTree | None = None) -> PyTree:
+        """Arrays that this process knows whole, on the devices, as the specs say, or
+        whole on each. Each process puts what its own devices have."""
+        if specs is None:
+            specs = jax.tree.map(lambda _: P(), arrays)
+        return jax.tree.map(self._put, arrays, specs)
+
+    def put_state(self, state: PyTree) -> PyTree:
+        """A state, or a model, each array where its spec says."""
+        arrays, static = eqx.partition(state, eqx.is_array)
+        return eqx.combine(self.put(arrays, self.specs(arrays)), static)
+
+    def local(self, state: PyTree) -> PyTree:
+        """A state, or a model, that lies on the devices, whole, on one of this process.
+        All processes must ask for it."""
+        return jax.tree.map(lambda x: self._local(x) if eqx.is_array(x) else x, state)
+
+    def _local(self, array: Array) -> Array:
+        if not (array.is_fully_addressable or array.is_fully_replicated):
+            array = jax.jit(lambda x: x, out_shardings=self.whole)(array)
+        if array.is_fully_replicated:
+            return array.addressable_data(0)
+        return jax.device_put(array, jax.local_devices()[0])
+
+    @property
+    def whole(self) -> NamedSharding:
+        """Of what lies whole on each device."""
+        return NamedSharding(self.mesh, P())
+
+    def _put(self, array: Any, spec: P) -> Array:
+        where = NamedSharding(self.mesh, spec)
+        if isinstance(array, jax.Array) and jnp.issubdtype(
+            array.dtype, jax.dtypes.prng_key
+        ):
+            data = np.asarray(jr.key_data(array))
+            return jr.wrap_key_data(self._put(data, spec), impl=jr.key_impl(array))
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, where, lambda at: array[at])
+
+    def shardings(self, specs: PyTree) -> PyTree:
+        """Specs as `jax.jit` takes them."""
+        return jax.tree.map(
+            lambda spec: NamedSharding(self.mesh, spec),
+            specs,
+            is_leaf=lambda x: isinstance(x, P),
+        )
+
+    def specs(self, arrays: PyTree) -> PyTree:
+        """Where each array of a model, its gradient, or an optimizer lies: a parameter
+        and what is kept of it alike."""
+        return jtu.tree_map_with_path(self._spec, arrays)
+
+    def _spec(self, path: jtu.KeyPath, array: Any) -> P:
+        model = self.mesh.shape["model"]
+        names = [getattr(key, "name", getattr(key, "key", None)) for key in path]
+        cut = names[-1] in MATRICES or MOMENTUM in names
+        if model == 1 or array.size < LEAST_SHARDED or not cut:
+            return P()
+        for axis in (array.ndim - 2, array.ndim - 1):
+            if array.shape[axis] % model == 0:
+                return P(*[None] * axis, "model")
+        return P()
+
+    @property
+    def loss(self) -> Loss:
+        """`batch_bits` of batches that are put on the devices."""
+        local_bits = partial(
+            batch_bits, chunk_steps=self.chunk_steps, time=self.time_axis
+        )
+
+        def loss(
+            model: ByteLM, batch: dict[str, Array], key: PRNGKeyArray | None
+        ) -> tuple[Array, Int[Array, ""]]:
+            arrays, static = eqx.partition(model, eqx.is_array)
+            specs = self.specs(arrays)
+            keys = None if key is None else jr.split(key, len(batch["length"]))
+
+            def of_device(arrays, batch, keys):
+                parts = jax.tree.map(_sharded, arrays, specs)
+                model = eqx.combine(parts, static, is_leaf=_is_part)
+                batch = {**batch, "bytes": batch["bytes"][:, 0]}
+                bits, _ = local_bits(model, batch, keys)
+                return bits[None]
+
+            everywhere = P(self.mesh.axis_names)
+            bits = jax.shard_map(
+                of_device,
+                mesh=self.mesh,
+                in_specs=(specs, self.batch_specs(batch), P(self.rows)),
+                out_specs=everywhere,
+                check_vma=False,
+            )(arrays, batch, keys)
+            return bits.sum(), batch["length"].sum()
+
+        return loss
+
+
+def _is_part(x: Any) -> bool:
+    return x is None or isinstance(x, Sharded)
+
+
+def _sharded(array: Array, spec: P) -> Array | Sharded:
+    if not spec:
+        return array
+    return Sharded(array, axis=len(spec) - 1 - array.ndim, name=spec[-1])
