@@ -1,6 +1,8 @@
 """Settings of every test: deterministic hypothesis, and quick compilation."""
 
 import os
+import shutil
+import tempfile
 
 import hypothesis
 import jax
@@ -23,8 +25,24 @@ if jax.__version_info__ < (0, 11):
     quick = "--xla_cpu_use_fusion_emitters=false"
     quick += " --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{flags} {quick}"
+# Whole runs compile the same programs in many tests, and in processes that these start:
+# each is compiled once. The folder is that of the process which starts the workers.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+if CACHE not in os.environ:
+    own_cache = tempfile.mkdtemp(prefix="pqx_tests_")
+    os.environ[CACHE] = own_cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1"
+else:
+    own_cache = None
+jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
 # What is split over devices is tested on the eight that a processor can pass for.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_unconfigure():
+    if own_cache is not None:
+        shutil.rmtree(own_cache, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

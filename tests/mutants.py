@@ -116,7 +116,7 @@ MUTANTS = (
     Mutant(
         "carry of local layers between chunks of all latents dropped",
         "train/loss.py",
-        "features, state = model.inputs(",
+        "features, inputs = model.inputs(",
         "features, _ = model.inputs(",
         "tests/train/test_loss.py::"
         "test_in_any_chunks_loss_and_gradients_are_those_of_the_whole",
@@ -133,8 +133,8 @@ MUTANTS = (
     Mutant(
         "prefix state reset at each chunk",
         "perceiver_eqx/encoder.py",
-        "initial=prefix,",
-        "initial=None,",
+        "*known, initial=prefix, context",
+        "*known, initial=None, context",
         MODEL + "test_however_a_sequence_is_cut_the_outputs_are_equal",
     ),
     Mutant(
@@ -378,8 +378,8 @@ MUTANTS = (
     Mutant(
         "n-grams forget what was before a chunk",
         "perceiver_eqx/adapters/bytes.py",
-        "before = jnp.concatenate([before, flat])[flat.size :]",
-        "before = before * 1",
+        "after = jnp.concatenate([before, flat])[flat.size :]",
+        "after = before * 1",
         STREAMING + "test_wherever_the_bytes_are_cut_the_logits_are_equal",
     ),
     Mutant(
@@ -422,7 +422,7 @@ MUTANTS = (
     Mutant(
         "bytes that only fill a chunk count",
         "train/loss.py",
-        "length = jnp.minimum(length, data.size)",
+        "length = jnp.minimum(length, size)",
         "length = length * 1",
         "tests/train/test_loss.py::test_bytes_past_the_length_do_not_count",
     ),

@@ -4,9 +4,8 @@ from tests.planting import Mutant
 
 
 SHARDING = "tests/train/test_sharding.py::"
-CURVE = SHARDING + "test_a_run_over_a_mesh_is_that_of_one_device"
-GRADIENTS = SHARDING + "test_gradients_over_devices_are_those_of_one"
-FINITE, ALL = GRADIENTS + "[5-time=4]", GRADIENTS + "[window0-model=2,time=2]"
+ALL = SHARDING + "test_gradients_over_devices_are_those_of_one"
+FINITE = SHARDING + "test_gradients_over_devices_in_time_are_those_of_one"
 
 MUTANTS = (
     Mutant(

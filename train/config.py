@@ -252,6 +252,10 @@ class SampleConfig:
         }
 
 
+# Of the coordinator: JAX asks what started the processes.
+AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A run. Everything that decides its numbers is here and in the data."""
@@ -304,8 +308,8 @@ class TrainConfig:
     process_id: int = 0
     """Which of them this is, from 0 on; the first alone writes."""
     coordinator: str | None = None
-    """host:port of the first process, by which the others find it; None for a run of
-    one."""
+    """host:port of the first process, by which the others find it; auto where JAX finds
+    out itself, under SLURM or Open MPI; None for a run of one."""
 
     def __post_init__(self):
         _at_least(1, self, "steps", "batch_size", "micro_batches", "chunk_steps")
@@ -355,10 +359,12 @@ class TrainConfig:
                 f"`process_id` must be at least 0 and below `num_processes` = {count}, "
                 f"got {self.process_id}."
             )
+        if self.coordinator == AUTO and count == 1:
+            return
         if (self.coordinator is None) != (count == 1):
             raise ValueError(
                 "`coordinator` must be host:port of the first process where "
-                f"`num_processes` is above 1, and None where it is 1, got "
+                "`num_processes` is above 1, and None, or auto, where it is 1, got "
                 f"{self.coordinator!r} for {count}."
             )
         if self.coordinator is not None:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from .config import TrainConfig
+from .config import AUTO, TrainConfig
 from .memory import is_out_of_memory
 
 
@@ -160,11 +160,13 @@ def processes(config: TrainConfig) -> Iterator[Processes]:
         ValueError: JAX knows of another number of processes.
     """
     index, count = config.process_id, config.num_processes
-    if count == 1:
+    if config.coordinator is None:
         yield Processes()
         return
     try:
         _initialize(config)
+        if config.coordinator == AUTO:
+            index, count = jax.process_index(), jax.process_count()
         if (jax.process_index(), jax.process_count()) != (index, count):
             raise ValueError(
                 f"`process_id` of `num_processes` must be what JAX was initialized "
@@ -194,11 +196,16 @@ def _initialize(config: TrainConfig) -> None:
         return
     # It would hear SIGTERM in the place of the run.
     jax.config.update("jax_enable_preemption_service", False)
+    where: dict[str, Any] = {}
+    if config.coordinator != AUTO:
+        where = {
+            "coordinator_address": config.coordinator,
+            "num_processes": config.num_processes,
+            "process_id": config.process_id,
+            "cluster_detection_method": "deactivate",
+        }
     jax.distributed.initialize(
-        coordinator_address=config.coordinator,
-        num_processes=config.num_processes,
-        process_id=config.process_id,
-        cluster_detection_method="deactivate",
+        **where,
         heartbeat_timeout_seconds=LOST_AFTER,
         shutdown_timeout_seconds=END_TOGETHER,
     )

@@ -113,6 +113,12 @@ def sequence_bits(
     return _scan_chunks(advance_chunk, state, (chunks, starts, indices), group).sum()
 
 
+def passes_forward(chunks: int) -> int:
+    """How often a step goes through each of so many chunks: at first, and for its
+    backward pass, and if there are very many for that of its group."""
+    return 1 + (chunks > 1) + (chunks > UNGROUPED_CHUNKS)
+
+
 def _with_context(state: ByteState, context: Context | None) -> ByteState:
     return eqx.tree_at(
         lambda s: s.perceiver.context, state, context, is_leaf=lambda x: x is None

@@ -17,14 +17,14 @@ from .config import TrainConfig
 from .flops import muon_flops, num_parameters, train_step_flops
 from .memory import device_memory, is_out_of_memory
 from .metrics import amount, duration
-from .plan_mesh import MeshPlan, plan_mesh
+from .plan_mesh import MeshPlan, compute_seconds, plan_mesh
 from .program import batch_like, compile_step, new_state
 
 
 # Which share of a device's fastest products the products of training reach, and seconds
-# that each chunk takes besides. On an H100, steps of `small` (0.0415 s) and `verses`
-# (0.0256 s at half its length) are told within a tenth by these (commit c5ae937); small
-# models reach less.
+# that each chunk takes besides. Steps of `small` (0.0415 s) and `verses` (0.0256 s at
+# half its length) on an H100 are told within a tenth by these (commit c5ae937), and one
+# of a million bytes on an H200 (0.495 s); small models reach less.
 REACHED = {"cpu": (0.3, 0.0), "gpu": (0.35, 0.01)}
 # Rows and columns of the products by which that is measured.
 CEILING_SIZE = {"cpu": 1024, "gpu": 8192}
@@ -104,11 +104,13 @@ def plan(
         most = "nor does any batch: lower `chunk_steps`, `window_bytes` or the model"
     report(f"{fits}; {most}")
     ceiling = measured_ceiling(config.model.dtype)
-    share, of_chunk = REACHED.get(device.platform, REACHED["gpu"])
     chunk_bytes = config.chunk_steps * config.model.bytes_per_step
-    chunks = config.micro_batches * -(-config.data.window_bytes // chunk_bytes)
+    chunks = -(-config.data.window_bytes // chunk_bytes)
+    reached = REACHED.get(device.platform, REACHED["gpu"])
     least = config.steps * (flops + of_update) / ceiling
-    about = least / share + config.steps * chunks * of_chunk
+    about = config.steps * compute_seconds(
+        config, flops + of_update, chunks, ceiling, reached
+    )
     report(
         f"{_operations(ceiling)} operations a second in large products, measured; "
         f"{config.steps:,} steps take {duration(least).strip()} at least, and about "

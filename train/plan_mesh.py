@@ -22,6 +22,7 @@ from perceiver_eqx.mesh import make_mesh, parse_mesh
 
 from .collectives import Collective, collectives
 from .config import TrainConfig
+from .loss import passes_forward
 from .metrics import amount, duration
 from .program import batch_like, compile_step, new_state
 from .sharding import Layout
@@ -80,14 +81,38 @@ def plan_mesh(
     """
     count = _devices(config)
     if len(jax.devices()) >= count:
-        found = _compiled(config)
+        found = _compiled(config, flops, reached)
     else:
         with _simulated(count) as elsewhere:
-            found = elsewhere(_compiled, config)
-    state_bytes, step_bytes, exchanges, chunks = found
+            found = elsewhere(_compiled, config, flops, reached)
+    for line in _lines(config, found, count):
+        report(line)
+    return found
+
+
+def _compiled(
+    config: TrainConfig, flops: int, reached: tuple[float, float]
+) -> MeshPlan:
+    mesh = make_mesh(config.mesh, jax.devices()[: _devices(config)])
+    layout = Layout.of(mesh, config)
+    return estimate(config, layout, compile_over(config, layout), flops, reached)
+
+
+def estimate(
+    config: TrainConfig,
+    layout: Layout,
+    compiled: jax.stages.Compiled,
+    flops: int,
+    reached: tuple[float, float],
+) -> MeshPlan:
+    """The plan of a step that is compiled; arguments as of `plan_mesh`."""
+    memory: Any = compiled.memory_analysis()
+    whole = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    whole += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    exchanges = tuple(collectives(compiled, layout.mesh))
+    _, runs = layout.runs_of(config.data.window_bytes)
     ceiling = FLOPS_PER_SECOND.get(config.model.dtype, OTHER_FLOPS_PER_SECOND)
-    share, of_chunk = reached
-    compute = flops / count / (ceiling * share) + chunks * of_chunk
+    compute = compute_seconds(config, flops / layout.mesh.size, runs, ceiling, reached)
     times = {
         far: sum(
             exchange.times * (exchange.sent_bytes / speed + LATENCY)
@@ -96,12 +121,14 @@ def plan_mesh(
         )
         for far, speed in ((False, WITHIN), (True, BETWEEN))
     }
-    plan = MeshPlan(
-        state_bytes, step_bytes, exchanges, compute, times[False], times[True]
+    return MeshPlan(
+        memory.argument_size_in_bytes,
+        whole,
+        exchanges,
+        compute,
+        times[False],
+        times[True],
     )
-    for line in _lines(config, plan, count):
-        report(line)
-    return plan
 
 
 def _devices(config: TrainConfig) -> int:
@@ -127,20 +154,26 @@ def _simulated(count: int) -> Iterator[Callable]:
                 os.environ[name] = value
 
 
-def _compiled(
+def compute_seconds(
     config: TrainConfig,
-) -> tuple[int, int, tuple[Collective, ...], int]:
-    """Bytes of the state and of a step on each device, what they send, and how many
-    chunks one after the other each has."""
-    mesh = make_mesh(config.mesh, jax.devices()[: _devices(config)])
-    layout = Layout.of(mesh, config)
-    compiled = compile_over(config, layout)
-    memory: Any = compiled.memory_analysis()
-    whole = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    whole += memory.temp_size_in_bytes - memory.alias_size_in_bytes
-    _, runs = layout.runs_of(config.data.window_bytes)
-    arguments = memory.argument_size_in_bytes
-    return arguments, whole, tuple(collectives(compiled, mesh)), runs
+    flops: float,
+    chunks: int,
+    ceiling: float,
+    reached: tuple[float, float],
+) -> float:
+    """Of a step, but for what is sent.
+
+    Args:
+        flops: useful operations of a device.
+        chunks: that a device has of a sequence, one after the other.
+        ceiling: operations a second of its fastest products.
+        reached: as of `plan_mesh`.
+    """
+    share, of_chunk = reached
+    again = passes_forward(chunks) - 1 if config.model.latent_window else 0
+    # A third of the operations are those of a pass forward.
+    operations = flops * (1 + again / 3)
+    return operations / (ceiling * share) + config.micro_batches * chunks * of_chunk
 
 
 def compile_over(config: TrainConfig, layout: Layout) -> jax.stages.Compiled:

@@ -126,7 +126,7 @@ def layout_of(config: TrainConfig) -> Layout | None:
     devices = jax.devices()
     sizes: str | dict[str, int] = config.mesh
     if not sizes:
-        if jax.default_backend() == "cpu" and config.num_processes == 1:
+        if jax.default_backend() == "cpu" and jax.process_count() == 1:
             return None
         data = math.gcd(config.batch_size // config.micro_batches, len(devices))
         sizes = {"data": data, "time": len(devices) // data}

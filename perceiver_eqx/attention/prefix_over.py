@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float
 
 from ..time_axis import TimeAxis
 from .dense import state_dtype
-from .prefix import TILE
 from .softmax import (
     SoftmaxAverage,
     average_of,
@@ -20,6 +19,11 @@ from .softmax import (
     log_weight,
     merge,
 )
+
+
+# Steps that are averaged at once: few enough that their scores are small, and that an
+# age times a rate is exact; and so many that there are few such tiles.
+TILE = 1024
 
 
 @jax.named_scope("pqx.prefix_over")

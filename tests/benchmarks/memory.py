@@ -1,6 +1,8 @@
 """Memory by the compiler's own analysis: nothing is run, so any size can be asked."""
 
+import json
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,7 +11,11 @@ import jax.random as jr
 import optax
 
 from perceiver_eqx import ByteLM, prefix_attend
+from perceiver_eqx.mesh import make_mesh
+from train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from train.loss import batch_bits
+from train.plan_mesh import compile_over
+from train.sharding import Layout
 from train.step import init_train_state, train_step
 
 
@@ -81,3 +87,56 @@ def train_step_bytes(
         return eqx.filter(state, eqx.is_array)
 
     return temporary_bytes(step, arrays, batch, jr.key(0))
+
+
+def bytes_over_devices(
+    num_bytes: int, axis: str, devices: int, latent_window: int | None
+) -> tuple[int, int]:
+    """Bytes that each device of a mesh takes: arguments of an optimizer step, which are
+    parameters, what the optimizer keeps, and the batch; and temporaries. Of one
+    sequence, of which each device has four runs of steps.
+
+    Args:
+        axis: `time`, with a small model, or `model`, with one of 20 M parameters.
+    """
+    wide = axis == "model"
+    model = ModelConfig(
+        bytes_per_step=16,
+        num_latents=1,
+        latent_dim=512 if wide else 32,
+        num_layers=4 if wide else 2,
+        num_heads=2,
+        latent_window=latent_window,
+        local_window=64,
+        ngrams=(),
+    )
+    config = TrainConfig(
+        model=model,
+        data=DataConfig(window_bytes=num_bytes, validation_bytes=None),
+        batch_size=devices if wide else 1,
+        chunk_steps=max(num_bytes // 16 // devices // 4, 1),
+        optim=OptimConfig(name="adamw"),
+    )
+    mesh = make_mesh({axis: devices}, jax.devices()[:devices])
+    found: Any = compile_over(config, Layout.of(mesh, config)).memory_analysis()
+    return found.argument_size_in_bytes, found.temp_size_in_bytes
+
+
+def main() -> None:
+    """Prints what each of 1, 2, 4 and 8 devices takes, which a processor plays."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    rows = [
+        ("time", 2**power, window) for window in (64, None) for power in (20, 22, 24)
+    ]
+    for axis, size, window in [*rows, ("model", 2**16, 64)]:
+        for devices in (1, 2, 4, 8):
+            found = bytes_over_devices(size, axis, devices, window)
+            names = ("argument_mib", "temporary_mib")
+            mib = {n: round(x / 2**20, 1) for n, x in zip(names, found, strict=True)}
+            told = {"axis": axis, "bytes": size, "window": window, "devices": devices}
+            print(json.dumps(told | mib), flush=True)
+
+
+if __name__ == "__main__":
+    main()

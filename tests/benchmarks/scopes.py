@@ -23,7 +23,7 @@ def shares_of_scopes(folder: str, hlo: str) -> dict[str, float]:
         re.findall(r'%?([\w.\-]+) = [^\n]*?metadata=\{[^}]*?op_name="([^"]*)"', hlo)
     )
     seconds: Counter[str] = Counter()
-    for operation, kernel, duration in _kernels(folder):
+    for operation, kernel, duration in kernels(folder):
         seconds[_part(kernel, scopes.get(operation, ""))] += duration
     whole = sum(seconds.values())
     return {part: time / whole for part, time in seconds.most_common()}
@@ -38,7 +38,7 @@ def _part(kernel: str, scope: str) -> str:
     return " / ".join(dict.fromkeys(names)) or "no scope"
 
 
-def _kernels(folder: str):
+def kernels(folder: str):
     """Operation, kernel and microseconds of all that ran on a stream of a GPU."""
     (path,) = Path(folder).rglob("*.trace.json.gz")
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]

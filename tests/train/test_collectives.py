@@ -38,6 +38,7 @@ def _small_parameters_are_sharded_too(monkeypatch):
     monkeypatch.setattr(sharding, "LEAST_SHARDED", 32)
 
 
+@pytest.mark.reliability
 def test_what_goes_along_time_does_not_grow_with_the_sequence():
     """The encoder's is an average per latent and head of each device; that of a layer
     is a window of keys and values."""
@@ -69,17 +70,17 @@ def test_what_goes_along_time_does_not_grow_with_the_sequence():
 
 
 def test_no_more_than_a_matrix_is_whole_on_a_device():
-    found, model = exchanges(config_of(3), "model=4")
+    found, model = exchanges(config_of((3, 5)), "model=4")
     largest = max(x.size for x in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
     gathered = [x for x in found if x.kind == "all-gather"]
-    assert len(gathered) > 50
+    assert len(gathered) > 30
     assert all(x.axes == ("model",) for x in gathered)
     assert 4 * largest == max(x.result_bytes for x in gathered)
     # Those of a stack of layers come one by one, in each of its chunks.
     stacked = [x for x in gathered if "pqx.processor" in x.name and "advance" in x.name]
     matrix = model.perceiver.processor.blocks.mlp.up.weight
-    assert max(x.result_bytes for x in stacked) == 4 * matrix.size // 2
-    assert {x.times for x in stacked} == {2 * 6}
+    assert max(x.result_bytes for x in stacked) == 4 * matrix.size // matrix.shape[0]
+    assert {x.times for x in stacked} == {6}
     assert any(x.kind == "reduce-scatter" for x in found)
 
 

@@ -160,7 +160,7 @@ class Variant(eqx.Module):
         tokens = data.reshape(-1, model.bytes_per_step)
         start = inputs.init_state(model.dtype, keep=False)
         features, _ = inputs(tokens, start, model.dtype)
-        step_late, byte_late = delayed(inputs.before_all(model.dtype), features)
+        step_late, byte_late, _ = delayed(inputs.before_all(model.dtype), features)
         x = _encoded(perceiver.encoder, inputs.tokens(step_late), None)
         if self.look is not None:
             x = self.look(x, step_late)
