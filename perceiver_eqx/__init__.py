@@ -23,6 +23,7 @@ from .attention.softmax import merge as merge
 from .beams import beam_search as beam_search
 from .generate import generate as generate
 from .generate import stream as stream
+from .mesh import make_mesh as make_mesh
 from .model import CausalPerceiver as CausalPerceiver
 from .parents import Perceiver as Perceiver
 from .parents import PerceiverIO as PerceiverIO
@@ -33,6 +34,7 @@ from .state import PerceiverState as PerceiverState
 from .stream_generate import sample_steps as sample_steps
 from .stream_model import StreamModel as StreamModel
 from .stream_model import StreamState as StreamState
+from .time_axis import TimeAxis as TimeAxis
 
 
 __version__ = "0.1.0"

@@ -85,11 +85,12 @@ def _train(
 
     folder, model_file = config.out / "checkpoints", config.out / "model.safetensors"
     resumed = _resume(folder, state, record, config)
-    start, finished = 0, True
+    start, finished, goes_on = 0, True, resumed is not None
     if resumed is not None:
         state, start, finished = resumed
-    complete = resumed is not None and model_file.exists()
-    complete = complete and finished and start >= config.steps
+        # Nothing else shall hold the arrays of the state.
+        resumed = None
+    complete = goes_on and model_file.exists() and finished and start >= config.steps
     group.check_alike(
         {
             **record["config"],
@@ -104,7 +105,7 @@ def _train(
     if complete:
         say(f"the run in {config.out} is complete; a new one needs another --out")
         return state.model
-    if resumed is not None:
+    if goes_on:
         say(f"going on from step {start} of {config.out}")
     if group.first:
         write_start(config, step=start)
@@ -138,7 +139,7 @@ def _train(
         source.training(start) as batches,
         MetricsLog(
             config.out,
-            resume_step=None if resumed is None else start,
+            resume_step=start if goes_on else None,
             whole=finished,
             tensorboard=config.tensorboard,
         )

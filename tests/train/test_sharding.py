@@ -98,8 +98,17 @@ def assert_same_curve(config: TrainConfig, sizes: str) -> None:
         np.testing.assert_allclose(*values, rtol=SAME, err_msg=name)
 
 
-WINDOWS = [1, 3, None, (3, None)]
-MESHES = ["data=2", "model=4", "time=4", "data=2,time=2", "model=2,time=4"]
+# Every latent window, and every mesh, with a context and without, ...
+RUNS = [
+    (1, "data=2", {}),
+    (1, "model=2,time=4", {"context": True, "micro_batches": 2}),
+    (3, "model=4", {"context": True}),
+    (3, "time=4", {"context": True}),
+    (None, "time=4", {"micro_batches": 2}),
+    (None, "model=2,time=4", {}),
+    ((3, None), "data=2,time=2", {"context": True}),
+    ((3, None), "model=4", {"micro_batches": 4}),
+]
 
 
 def test_a_run_over_a_mesh_is_that_of_one_device():
@@ -116,11 +125,9 @@ def test_so_is_one_with_all_there_is():
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("sizes", MESHES)
-@pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("context", [False, True])
-def test_any_run_over_any_mesh_is_that_of_one_device(window, sizes, context):
-    assert_same_curve(config_of(window, context=context), sizes)
+@pytest.mark.parametrize(("window", "sizes", "options"), RUNS)
+def test_any_run_over_any_mesh_is_that_of_one_device(window, sizes, options):
+    assert_same_curve(config_of(window, **options), sizes)
 
 
 def gradient(config: TrainConfig, over: Layout | None, key=None):
