@@ -24,25 +24,26 @@ def make_mesh(
 
     Args:
         sizes: devices along each axis, as in `"data=2,time=4"` or `{"data": 2}`; 1
-            along those that are not named. Along `data`, all that are left, if that is
-            not named.
+            along those that are not named. If none is, all devices lie along `data`.
         devices: to use, the first ones; `None` for all there are.
 
     Raises:
         ValueError: for an axis that there is not or is named twice, a size that is no
-            whole number of at least 1, or more devices than there are.
+            whole number of at least 1, more devices than there are, or so few that a
+            process has none.
     """
     devices = jax.devices() if devices is None else list(devices)
     named = parse_mesh(sizes)
-    others = math.prod(size for axis, size in named.items() if axis != "data")
-    data = named.get("data", max(len(devices) // others, 1))
-    shape = data, named.get("model", 1), named.get("time", 1)
+    named = named or {"data": len(devices)}
+    shape = tuple(named.get(axis, 1) for axis in AXES)
     count = math.prod(shape)
-    if count > len(devices) or count < jax.process_count():
+    taken = {device.process_index for device in devices[:count]}
+    if count > len(devices) or len(taken) < jax.process_count():
         asked = " * ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True))
         raise ValueError(
-            f"`mesh` must take devices that there are, {len(devices)} of "
-            f"{jax.process_count()} processes, got {asked} = {count}. Change a size."
+            f"`mesh` must take devices that there are, some of every process, got "
+            f"{asked} = {count} of {len(devices)} devices of {jax.process_count()} "
+            "processes. Change a size."
         )
     return Mesh(np.array(devices[:count]).reshape(shape), AXES)
 
@@ -93,6 +94,11 @@ class Sharded(eqx.Module):
     part: Array
     axis: int = eqx.field(static=True)
     name: str = eqx.field(static=True)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the whole array."""
+        return self.part.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:

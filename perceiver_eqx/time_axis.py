@@ -61,6 +61,18 @@ class TimeAxis:
         """Where the steps of this device stand among those of all."""
         return (self.firsts(steps)[:, None] + jnp.arange(self.run_of(steps))).ravel()
 
+    def check_one_run(self) -> None:
+        """Refuse several runs, where what is carried from run to run is made by one.
+
+        Raises:
+            ValueError: a device has several runs.
+        """
+        if self.runs != 1:
+            raise ValueError(
+                f"`runs` must be 1 where steps are taken one after the other, got "
+                f"{self.runs}: take each run with a call of its own."
+            )
+
     def before(self, own: Arrays, carried: Arrays) -> tuple[Arrays, Arrays]:
         """What there was before the run of this device, if it has one.
 
@@ -72,7 +84,11 @@ class TimeAxis:
         Returns:
             what was left behind before the run of this device; and what the run of the
             last one left behind, to carry on, which the first one knows.
+
+        Raises:
+            ValueError: a device has several runs.
         """
+        self.check_one_run()
         before, after = self.before_runs(jax.tree.map(lambda x: x[None], own), carried)
         return jax.tree.map(lambda x: x[0], before), after
 

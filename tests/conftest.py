@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -38,6 +39,34 @@ jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
 # What is split over devices is tested on the eight that a processor can pass for.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+# Files of tests that take minutes, the longest first: begun last, they would be waited
+# for by all others.
+LONGEST = (
+    "train/test_loop",
+    "train/test_sharding",
+    "test_model",
+    "test_streaming",
+    "test_context",
+    "test_generate",
+    "test_byte_lm",
+    "train/test_loss",
+    "test_perceiver_ar",
+    "test_memory",
+    "quality/test_models",
+    "test_package",
+    "attention/test_prefix_fused",
+    "test_beams",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 def pytest_unconfigure():

@@ -1,5 +1,7 @@
 """Bounds on memory, by the compiler's own analysis at full size: nothing is run."""
 
+import pytest
+
 from tests.benchmarks.memory import prefix_attend_bytes, train_step_bytes
 
 
@@ -16,6 +18,7 @@ def test_a_finite_window_trains_any_length_in_constant_memory():
     assert abs(long / short - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_a_context_is_held_once_whatever_the_length_of_what_asks_it():
     """And is read in pieces: what more of both needs is the keys and values
     of the context."""

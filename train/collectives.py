@@ -134,14 +134,10 @@ def _bytes(dtype: str, sizes: str) -> int:
 
 def _groups(line: str) -> list[list[int]]:
     """Which devices exchange with each other; none for all of them."""
-    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}?", line)
+    pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", line)
     if pairs:
-        return _rings(
-            [
-                (int(a), int(b))
-                for a, b in re.findall(r"\{(\d+),(\d+)\}?", f"{pairs[0]}")
-            ]
-        )
+        found = re.findall(r"(\d+),(\d+)", pairs[1])
+        return _rings([(int(source), int(target)) for source, target in found])
     counted = re.search(
         r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](T\(([\d,]+)\))?", line
     )
@@ -172,10 +168,8 @@ def _rings(pairs: list[tuple[int, int]]) -> list[list[int]]:
 
 def _axes(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
     """The axes along which the devices of a group differ."""
-    ids = np.vectorize(lambda device: device.id)(mesh.devices)
-    places = {int(ids[at]): at for at in np.ndindex(ids.shape)}
     # XLA counts devices in the order of the mesh.
-    order = [places[int(device)] for device in ids.ravel()]
+    order = list(np.ndindex(mesh.devices.shape))
     differ = set()
     for group in groups or [list(range(mesh.size))]:
         at = np.array([order[member] for member in group])

@@ -109,14 +109,14 @@ def _train(
         say(f"going on from step {start} of {config.out}")
     if group.first:
         write_start(config, step=start)
-    params = jax.tree.leaves(eqx.filter(state.model, eqx.is_array))
+    count = sum(x.size for x in jax.tree.leaves(eqx.filter(state.model, eqx.is_array)))
     where = jax.devices()[0].device_kind
     if layout is not None:
         where += f", {layout.described}"
     if group.count > 1:
         where += f", in {group.count} processes"
     say(
-        f"{sum(x.size for x in params):,} parameters on {where}, {source.description}; "
+        f"{count:,} parameters on {where}, {source.description}; "
         "the first step compiles for a while"
     )
     say(
@@ -124,11 +124,10 @@ def _train(
         "again, it goes on from there"
     )
 
-    take_step, eval_bits = compile_step(config, state), compile_bits(config)
+    take_step = compile_step(config, state, layout)
+    eval_bits = compile_bits(config, layout)
     put, here = partial(jax.tree.map, jnp.asarray), lambda part: part
     if layout is not None:
-        take_step = compile_step(config, state, layout)
-        eval_bits = compile_bits(config, layout)
         put, here = layout.put_batch, layout.local
         state = layout.put_state(state)
     static = eqx.filter(state, eqx.is_array, inverse=True)

@@ -77,7 +77,6 @@ def sequence_bits(
     chunk = min(chunk_steps, steps)
     if time is not None:
         check_multiples("`chunk_steps`", chunk, steps=steps)
-        key = None if key is None else jr.fold_in(key, time.index)
     count = -(-steps // chunk)
     carries = model.latent_window is not None
     group = math.isqrt(count) if carries and count > UNGROUPED_CHUNKS else 1
@@ -104,6 +103,8 @@ def sequence_bits(
         given = {"context_length": context_length, "key": _chunk_key(key, 0)}
         return bits(model(tokens, context, **given), tokens, 0)
     context_key, key = split_key(key)
+    if time is not None and key is not None:
+        key = jr.fold_in(key, time.index)
     start = model.keep_nothing(context, context_length, key=context_key)
     if not carries:
         return _bits_of_latents(model, start, chunks, starts, bits, time, key)
@@ -216,6 +217,9 @@ def _is_many(key: Array) -> bool:
 def _scan_chunks(take, carry, chunks, group: int = 1) -> PyTree[Array]:
     """What `take` gives of each chunk, by a scan whose backward pass computes the
     chunks again, one `group` of them after the other."""
+    if jax.tree.leaves(chunks)[0].shape[0] == 1:
+        _, found = take(carry, jax.tree.map(lambda x: x[0], chunks))
+        return jax.tree.map(lambda x: x[None], found)
     take = jax.checkpoint(take)
     if group == 1:
         return lax.scan(take, carry, chunks)[1]

@@ -17,8 +17,8 @@ from .config import TrainConfig
 from .flops import muon_flops, num_parameters, train_step_flops
 from .memory import device_memory, is_out_of_memory
 from .metrics import amount, duration
-from .plan_mesh import MeshPlan, compute_seconds, plan_mesh
-from .program import batch_like, compile_step, new_state
+from .plan_mesh import MeshPlan, Work, compute_seconds, plan_mesh
+from .program import batch_like, compile_step, layout_of, mesh_for, new_state
 
 
 # Which share of a device's fastest products the products of training reach, and seconds
@@ -70,12 +70,14 @@ def plan(
     Raises:
         ValueError: as a model of this config does.
     """
-    if config.num_processes > 1:
+    if config.num_processes > 1 and not config.mesh:
         count = config.num_processes
         alone = {"num_processes": 1, "process_id": 0, "coordinator": None}
-        share = config.batch_size // count
+        share = max(config.batch_size // count, 1)
         config = replace(config, batch_size=share, **alone)
         report(f"each of {count} processes, with its share of the batch:")
+    elif not config.mesh and layout_of(config) is not None:
+        config = replace(config, mesh=mesh_for(config))
     state = eqx.filter_eval_shape(partial(new_state, config), jr.key(0))
     params = num_parameters(state.model)
     flops, of_update = step_flops(config, state.model)
@@ -85,8 +87,9 @@ def plan(
         f"{_operations(of_update)} more for the update"
     )
     if config.mesh:
-        reached = REACHED["gpu"]
-        return plan_mesh(config, flops + of_update, reached, report)
+        alone = of_update + context_flops(config, state.model)
+        work = Work(flops + of_update - alone, alone, REACHED["gpu"])
+        return plan_mesh(config, work, report)
     room, begun = device_memory(), time.perf_counter()
     state_bytes, step_bytes = step_memory(config)
     device = jax.devices()[0]
@@ -108,9 +111,8 @@ def plan(
     chunks = -(-config.data.window_bytes // chunk_bytes)
     reached = REACHED.get(device.platform, REACHED["gpu"])
     least = config.steps * (flops + of_update) / ceiling
-    about = config.steps * compute_seconds(
-        config, flops + of_update, chunks, ceiling, reached
-    )
+    work = Work(flops, of_update, reached)
+    about = config.steps * compute_seconds(config, work, 1, chunks, ceiling)
     report(
         f"{_operations(ceiling)} operations a second in large products, measured; "
         f"{config.steps:,} steps take {duration(least).strip()} at least, and about "
@@ -136,6 +138,17 @@ def step_flops(config: TrainConfig, model) -> tuple[int, int]:
     of_one = train_step_flops(model, data.window_bytes, context_bytes=context)
     muon = config.optim.name == "muon"
     return config.batch_size * of_one, muon_flops(model) if muon else 0
+
+
+def context_flops(config: TrainConfig, model) -> int:
+    """Those of a step's operations that are for contexts."""
+    if not config.model.use_context:
+        return 0
+    size, context = config.data.window_bytes, config.data.context_bytes
+    whole, without = (
+        train_step_flops(model, size, context_bytes=each) for each in (context, 0)
+    )
+    return config.batch_size * (whole - without)
 
 
 def step_memory(config: TrainConfig) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,7 +25,7 @@ from .config import TrainConfig
 from .loss import passes_forward
 from .metrics import amount, duration
 from .program import batch_like, compile_step, new_state
-from .sharding import Layout
+from .sharding import Layout, sees_all
 
 
 # What is taken for granted: devices of the kind of an NVIDIA H100, eight to a host.
@@ -37,12 +37,27 @@ OTHER_FLOPS_PER_SECOND = 300e12
 WITHIN, BETWEEN, LATENCY = 300e9, 40e9, 2e-5
 
 
+class Work(NamedTuple):
+    """The operations of a step.
+
+    Attributes:
+        shared: useful ones that the devices share.
+        alone: those that each does, of the optimizer and of reading contexts.
+        reached: the share of a device's fastest products that is reached, and seconds
+            that each chunk takes besides.
+    """
+
+    shared: int
+    alone: int
+    reached: tuple[float, float]
+
+
 @dataclass(frozen=True)
 class MeshPlan:
     """What each device of a mesh would take.
 
     Attributes:
-        state_bytes: of parameters and what the optimizer keeps.
+        state_bytes: of parameters, what the optimizer keeps, and the batch.
         step_bytes: of a whole step, the state included, by the compiler.
         exchanges: all in a step.
         compute_seconds, within_seconds, between_seconds: of a step: of its operations,
@@ -63,17 +78,11 @@ class MeshPlan:
 
 
 def plan_mesh(
-    config: TrainConfig,
-    flops: int,
-    reached: tuple[float, float],
-    report: Callable[[str], None],
+    config: TrainConfig, work: Work, report: Callable[[str], None]
 ) -> MeshPlan:
     """Compiles a step over the mesh of a run, and runs none.
 
     Args:
-        flops: useful operations of a step.
-        reached: the share of a device's fastest products that is reached, and seconds
-            that each chunk takes besides.
         report: takes each line for the person who watches.
 
     Raises:
@@ -81,38 +90,32 @@ def plan_mesh(
     """
     count = _devices(config)
     if len(jax.devices()) >= count:
-        found = _compiled(config, flops, reached)
+        found = _compiled(config, work)
     else:
         with _simulated(count) as elsewhere:
-            found = elsewhere(_compiled, config, flops, reached)
+            found = elsewhere(_compiled, config, work)
     for line in _lines(config, found, count):
         report(line)
     return found
 
 
-def _compiled(
-    config: TrainConfig, flops: int, reached: tuple[float, float]
-) -> MeshPlan:
+def _compiled(config: TrainConfig, work: Work) -> MeshPlan:
     mesh = make_mesh(config.mesh, jax.devices()[: _devices(config)])
     layout = Layout.of(mesh, config)
-    return estimate(config, layout, compile_over(config, layout), flops, reached)
+    return estimate(config, layout, compile_over(config, layout), work)
 
 
 def estimate(
-    config: TrainConfig,
-    layout: Layout,
-    compiled: jax.stages.Compiled,
-    flops: int,
-    reached: tuple[float, float],
+    config: TrainConfig, layout: Layout, compiled: jax.stages.Compiled, work: Work
 ) -> MeshPlan:
-    """The plan of a step that is compiled; arguments as of `plan_mesh`."""
+    """The plan of a step that is compiled."""
     memory: Any = compiled.memory_analysis()
     whole = memory.argument_size_in_bytes + memory.output_size_in_bytes
     whole += memory.temp_size_in_bytes - memory.alias_size_in_bytes
     exchanges = tuple(collectives(compiled, layout.mesh))
     _, runs = layout.runs_of(config.data.window_bytes)
     ceiling = FLOPS_PER_SECOND.get(config.model.dtype, OTHER_FLOPS_PER_SECOND)
-    compute = compute_seconds(config, flops / layout.mesh.size, runs, ceiling, reached)
+    compute = compute_seconds(config, work, layout.mesh.size, runs, ceiling)
     times = {
         far: sum(
             exchange.times * (exchange.sent_bytes / speed + LATENCY)
@@ -155,24 +158,18 @@ def _simulated(count: int) -> Iterator[Callable]:
 
 
 def compute_seconds(
-    config: TrainConfig,
-    flops: float,
-    chunks: int,
-    ceiling: float,
-    reached: tuple[float, float],
+    config: TrainConfig, work: Work, devices: int, chunks: int, ceiling: float
 ) -> float:
     """Of a step, but for what is sent.
 
     Args:
-        flops: useful operations of a device.
         chunks: that a device has of a sequence, one after the other.
-        ceiling: operations a second of its fastest products.
-        reached: as of `plan_mesh`.
+        ceiling: operations a second of a device's fastest products.
     """
-    share, of_chunk = reached
-    again = passes_forward(chunks) - 1 if config.model.latent_window else 0
+    share, of_chunk = work.reached
+    again = 0 if sees_all(config) else passes_forward(chunks) - 1
     # A third of the operations are those of a pass forward.
-    operations = flops * (1 + again / 3)
+    operations = work.shared / devices * (1 + again / 3) + work.alone
     return operations / (ceiling * share) + config.micro_batches * chunks * of_chunk
 
 

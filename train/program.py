@@ -17,7 +17,7 @@ from perceiver_eqx.mesh import make_mesh
 from .config import OptimConfig, TrainConfig
 from .loss import Loss, batch_bits
 from .optim import adamw, muon
-from .sharding import Layout
+from .sharding import Layout, sees_all
 from .step import TrainState, init_train_state, train_step
 
 
@@ -116,22 +116,28 @@ def batch_like(
 
 
 def layout_of(config: TrainConfig) -> Layout | None:
-    """How a run lies on the devices that there are; `None` on one. If the config says
-    nothing, on all, but those that a CPU passes for: along `data` as many as its
-    sequences allow, and the rest along `time`.
+    """How a run lies on the devices that there are; `None` on one.
 
     Raises:
         ValueError: `mesh` asks for what there is not, or what the batches do not allow.
     """
-    devices = jax.devices()
-    sizes: str | dict[str, int] = config.mesh
-    if not sizes:
-        if jax.default_backend() == "cpu" and jax.process_count() == 1:
-            return None
-        data = math.gcd(config.batch_size // config.micro_batches, len(devices))
-        sizes = {"data": data, "time": len(devices) // data}
-    mesh = make_mesh(sizes)
+    mesh = make_mesh(config.mesh or mesh_for(config))
     return Layout.of(mesh, config) if mesh.size > 1 else None
+
+
+def mesh_for(config: TrainConfig) -> str:
+    """A mesh of the devices that there are, for a config that names none: along `data`
+    as many as its sequences allow, and the rest along `time`. There they stay idle
+    where latents see all steps, for whose ring no fast kernel is used, as long as every
+    process has one. Of those that a CPU passes for, one for each process."""
+    devices = len(jax.devices())
+    if jax.default_backend() == "cpu" and jax.process_count() == 1:
+        devices = 1
+    data = math.gcd(config.batch_size // config.micro_batches, devices)
+    time = devices // data
+    if sees_all(config) and jax.process_count() == 1:
+        time = 1
+    return f"data={data},time={time}"
 
 
 def _loss(config: TrainConfig, layout: Layout | None) -> Loss:

@@ -25,7 +25,7 @@ from perceiver_eqx import ByteLM
 from perceiver_eqx.mesh import Sharded
 from perceiver_eqx.time_axis import TimeAxis
 
-from .config import TrainConfig
+from .config import ModelConfig, TrainConfig
 from .loss import Loss, batch_bits
 
 
@@ -51,6 +51,8 @@ class Layout:
         time: those along which their steps lie.
         chunk_steps: of a sequence, that a device has in a row.
         bytes_per_step: of the model.
+        reach: how many steps before its own a layer sees, where it does not see all.
+            No run is shorter, or the device before would not have them.
     """
 
     mesh: Mesh
@@ -58,13 +60,15 @@ class Layout:
     time: tuple[str, ...]
     chunk_steps: int
     bytes_per_step: int
+    reach: int = 0
 
     @classmethod
     def of(cls, mesh: Mesh, config: TrainConfig) -> "Layout":
         """The layout for the batches of a run.
 
         Raises:
-            ValueError: they cannot be split along `data`.
+            ValueError: they cannot be split along `data`; or layers see further back
+                than a chunk, or drop out weights to all steps, over devices in time.
         """
         data, model = mesh.shape["data"], mesh.shape["model"]
         rows = config.batch_size // config.micro_batches
@@ -75,13 +79,28 @@ class Layout:
                 "along data and more along time."
             )
         by_rows = rows % (data * model) == 0
-        return cls(
+        layout = cls(
             mesh,
             ("data", "model") if by_rows else ("data",),
             ("time",) if by_rows else ("model", "time"),
             config.chunk_steps,
             config.model.bytes_per_step,
+            _reach(config.model),
         )
+        if layout.in_time > 1 and layout.reach > config.chunk_steps:
+            raise ValueError(
+                f"`chunk_steps` must be at least {layout.reach} where the steps of a "
+                "sequence lie over devices, as far as a layer sees back (latent_window "
+                "and local_window, less its own, or the longest of ngrams), got "
+                f"{config.chunk_steps}."
+            )
+        if layout.in_time > 1 and sees_all(config) and config.model.attention_dropout:
+            raise ValueError(
+                "`attention_dropout` must be 0 where a `latent_window` is None and the "
+                "steps of a sequence lie over devices, got "
+                f"{config.model.attention_dropout}."
+            )
+        return layout
 
     @property
     def described(self) -> str:
@@ -116,8 +135,9 @@ class Layout:
     def runs_of(self, size: int) -> tuple[int, int]:
         """Bytes that a device has in a row of a sequence of so many, and how often."""
         devices, steps = self.in_time, -(-size // self.bytes_per_step)
-        # A short sequence is cut into shorter runs than a chunk.
-        run = min(self.chunk_steps, -(-steps // devices)) * self.bytes_per_step
+        # A short sequence is cut into shorter runs than a chunk, but none too short.
+        least = max(-(-steps // devices), self.reach)
+        run = min(self.chunk_steps, least) * self.bytes_per_step
         return run, -(-size // (devices * run))
 
     def put_batch(self, batch: Batch) -> dict[str, Array]:
@@ -144,7 +164,7 @@ class Layout:
 
     def _local(self, array: Array) -> Array:
         if not (array.is_fully_addressable or array.is_fully_replicated):
-            array = jax.jit(lambda x: x, out_shardings=self.whole)(array)
+            array = jax.jit(_as_it_is, out_shardings=self.whole)(array)
         if array.is_fully_replicated:
             return array.addressable_data(0)
         return jax.device_put(array, jax.local_devices()[0])
@@ -220,6 +240,32 @@ class Layout:
             return bits.sum(), batch["length"].sum()
 
         return loss
+
+
+def sees_all(config: TrainConfig) -> bool:
+    """Whether a layer between latents sees all steps before its own."""
+    window = config.model.latent_window
+    return window is None or (isinstance(window, tuple) and None in window)
+
+
+def _reach(model: ModelConfig) -> int:
+    """How many steps back a layer sees, but for those that see all."""
+
+    def furthest(windows: Any) -> int:
+        windows = windows if isinstance(windows, tuple) else (windows,)
+        return max((each - 1 for each in windows if each is not None), default=0)
+
+    local = max(
+        furthest(model.local_window),
+        max(model.ngrams, default=1) - 1,
+        model.local_conv - 1,
+        1,
+    )
+    return max(furthest(model.latent_window), -(-local // model.bytes_per_step))
+
+
+def _as_it_is(array: Array) -> Array:
+    return array
 
 
 def _is_part(x: Any) -> bool:

@@ -66,7 +66,7 @@ class NgramEmbedding(eqx.Module):
         num_rows = self.tables.shape[1]
         rows = (hashes[:, before.size :] % num_rows).astype(jnp.int32)
         # Summed in the dtype of the tables, and so is the gradient, where rows meet.
-        tables, rows = gathered(self.tables, rows, jnp.float32)
+        tables, rows = gathered(self.tables, rows, self.tables.dtype)
         found = [table[at] for table, at in zip(tables, rows, strict=True)]
         return reduce(jnp.add, found).astype(dtype)
 

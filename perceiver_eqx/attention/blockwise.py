@@ -57,7 +57,7 @@ def blockwise_gradients(
     Float[Array, "kv_len heads v_dim"],
 ]:
     """Gradients of the keys and values of one part of an average, and what that part
-    adds to those of the queries.
+    adds to those of the queries, in the dtype of the average.
 
     Args:
         average: over these keys and others, merged.
@@ -178,7 +178,8 @@ def _average_forward(perturbed, arrays, mask, rng, tiles):
 @_average.def_bwd
 def _average_backward(average, cotangent, perturbed, arrays, mask, rng, tiles):
     del perturbed
-    return _gradients(average, cotangent, arrays, mask, rng, tiles)
+    found = _gradients(average, cotangent, arrays, mask, rng, tiles)
+    return tuple(x.astype(array.dtype) for x, array in zip(found, arrays, strict=True))
 
 
 def _gradients(average, cotangent, arrays, mask, rng, tiles):
@@ -233,9 +234,9 @@ def _gradients(average, cotangent, arrays, mask, rng, tiles):
     indexed = jnp.arange(tiles.k_count), tiles.of_keys(key), tiles.of_keys(value)
     d_query, (d_key, d_value_) = lax.scan(column_of_tiles, d_query, indexed)
     return (
-        _joined(d_query, tiles.q_len).astype(query.dtype),
-        _joined(d_key, tiles.kv_len).astype(key.dtype),
-        _joined(d_value_, tiles.kv_len).astype(value.dtype),
+        _joined(d_query, tiles.q_len),
+        _joined(d_key, tiles.kv_len),
+        _joined(d_value_, tiles.kv_len),
     )
 
 

@@ -21,8 +21,8 @@ from .softmax import (
 )
 
 
-# Steps that are averaged at once: few enough that their scores are small, and that an
-# age times a rate is exact; and so many that there are few such tiles.
+# Steps that are averaged at once: so few that their scores take little memory, and so
+# many that there are few such tiles.
 TILE = 1024
 
 
@@ -44,6 +44,7 @@ def prefix_over(
             which are a single run.
         initial: what was seen before the steps of all devices, which all know.
     """
+    time.check_one_run()
     steps = key.shape[0]
     dtype = state_dtype(query, key, value)
     rate = jnp.zeros(query.shape[:2]) if rate is None else rate

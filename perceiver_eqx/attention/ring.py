@@ -74,8 +74,7 @@ def _backward(sizes, time, residuals, d_out):
     query, key, value, average = residuals
 
     def gradients(key, value, mask):
-        found = blockwise_gradients(query, key, value, mask, average, d_out)
-        return [x.astype(average.value.dtype) for x in found]
+        return blockwise_gradients(query, key, value, mask, average, d_out)
 
     def add(d_query, part, mask):
         key, value, *of_keys = part

@@ -27,7 +27,7 @@ from perceiver_eqx.mesh import make_mesh, parse_mesh
 from tests.benchmarks.scopes import kernels
 from train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from train.plan import REACHED, step_flops
-from train.plan_mesh import estimate
+from train.plan_mesh import Work, estimate
 from train.program import compile_step, new_state
 from train.sharding import Layout
 
@@ -220,9 +220,9 @@ def scaling(
         if program.sizes:
             found["efficiency"] = ideal * alone / seconds
             shapes = eqx.filter_eval_shape(partial(new_state, one), jr.key(0))
-            flops = sum(step_flops(program.config, shapes.model))
+            work = Work(*step_flops(program.config, shapes.model), REACHED["gpu"])
             told_seconds = estimate(
-                program.config, program.layout, program.compiled, flops, REACHED["gpu"]
+                program.config, program.layout, program.compiled, work
             ).seconds
             found["planned_seconds"] = told_seconds
             found["planned_over_measured"] = told_seconds / seconds

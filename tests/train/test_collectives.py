@@ -89,7 +89,8 @@ def test_exchanges_are_counted_as_often_as_they_run():
 
     def of_device(x):
         def body(x, _):
-            return lax.psum(x, "time") + lax.ppermute(x, "data", [(0, 1), (1, 0)]), None
+            ring = [(i, (i + 1) % 4) for i in range(4)]
+            return lax.psum(x, "time") + lax.ppermute(x, "time", ring), None
 
         x, _ = lax.scan(body, x, None, length=5)
         return lax.all_gather(x, ("data", "time")).sum()
@@ -103,8 +104,8 @@ def test_exchanges_are_counted_as_often_as_they_run():
     assert (total.axes, total.group, total.times) == (("time",), 4, 5)
     assert (total.result_bytes, total.sent_bytes, total.reach) == (64, 96, 4)
     sent = found["collective-permute"]
-    assert (sent.axes, sent.group, sent.times) == (("data",), 2, 5)
-    assert (sent.result_bytes, sent.sent_bytes, sent.reach) == (64, 64, 5)
+    assert (sent.axes, sent.group, sent.times) == (("time",), 4, 5)
+    assert (sent.result_bytes, sent.sent_bytes, sent.reach) == (64, 64, 4)
     gathered = found["all-gather"]
     assert (gathered.axes, gathered.times) == (("data", "time"), 1)
     assert (gathered.result_bytes, gathered.sent_bytes) == (8 * 64, 7 * 64)

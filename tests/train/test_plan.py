@@ -143,11 +143,13 @@ def test_the_largest_batch_is_found(monkeypatch):
     config = dataclasses.replace(load("smoke"), batch_size=8, micro_batches=4)
     compiled = []
 
-    def memory(config):
-        batch = config.batch_size
-        compiled.append(batch)
+    def of_batch(batch: int) -> int:
         # What a compiler might make of it.
-        return 0, 10_000 + 37 * batch + 500 * (batch // 100)
+        return 10_000 + 37 * batch + 500 * (batch // 100)
+
+    def memory(config):
+        compiled.append(config.batch_size)
+        return 0, of_batch(config.batch_size)
 
     monkeypatch.setattr(planning, "step_memory", memory)
     of_own = memory(config)[1]
@@ -156,7 +158,7 @@ def test_the_largest_batch_is_found(monkeypatch):
         largest = planning.largest_batch(config, of_own, room)
         assert len(compiled) <= 8
         assert largest % 4 == 0
-        fits = [n for n in range(4, 40_000, 4) if memory(at(config, n))[1] <= room]
+        fits = [n for n in range(4, 40_000, 4) if of_batch(n) <= room]
         best = max(fits, default=0)
         assert 0.85 * best <= largest <= best
     assert planning.largest_batch(config, of_own, 1 << 60) == planning.MOST_ROWS

@@ -182,18 +182,21 @@ def test_rows_over_devices_are_dropped_out_as_on_one():
     size=st.integers(1, 90),
     devices=st.sampled_from([1, 2, 4]),
     chunk_steps=st.integers(1, 9),
+    reach=st.integers(0, 9),
 )
 def test_every_byte_is_dealt_to_one_device_in_its_place(
-    rows, size, devices, chunk_steps
+    rows, size, devices, chunk_steps, reach
 ):
     mesh = make_mesh({"time": devices}, jax.devices()[:devices])
-    over = Layout(mesh, ("data", "model"), ("time",), chunk_steps, PER_STEP)
+    reach = min(reach, chunk_steps)
+    over = Layout(mesh, ("data", "model"), ("time",), chunk_steps, PER_STEP, reach)
     data = np.arange(rows * size).reshape(rows, size) % 251 + 1
     dealt = over.deal({"bytes": data})["bytes"]
     own = dealt.shape[2]
     run = min(chunk_steps * PER_STEP, own)
     assert dealt.shape[:2] == (rows, devices)
     assert run % PER_STEP == own % run == 0
+    assert run >= reach * PER_STEP
     in_order = dealt.reshape(rows, devices, -1, run).swapaxes(1, 2).reshape(rows, -1)
     np.testing.assert_array_equal(in_order[:, :size], data)
     assert not in_order[:, size:].any()
@@ -209,7 +212,7 @@ def test_every_byte_is_dealt_to_one_device_in_its_place(
         ("data=0", "`mesh` must have at least 1 device along data, got 0"),
         ("time=x", "`mesh` must have at least 1 device along time, got 'x'"),
         ("time", "`mesh` must have at least 1 device along time, got ''"),
-        ("data=3,time=4", "that there are, 8 of 1 processes, got .*time=4 = 12"),
+        ("data=3,time=4", "got data=3 .* time=4 = 12 of 8 devices of 1 processes"),
     ],
 )
 def test_a_mesh_that_cannot_be_is_refused(sizes, message):
@@ -221,11 +224,17 @@ def test_what_does_not_fit_a_mesh_is_refused_by_name():
     config = config_of(9)
     with pytest.raises(ValueError, match="along data, 8, got 4. Change one of them"):
         layout("data=8", config)
-    over = layout("time=8", dataclasses.replace(config, chunk_steps=3))
-    with pytest.raises(ValueError, match="at least 8 rows in a run, .* got 3: take"):
-        gradient(config, over)
+    with pytest.raises(ValueError, match="`chunk_steps` must be at least 8 .* got 3"):
+        layout("time=8", dataclasses.replace(config, chunk_steps=3))
+    dropped = dataclasses.replace(
+        config.model, latent_window=None, attention_dropout=0.1
+    )
+    with pytest.raises(ValueError, match="`attention_dropout` must be 0 where a"):
+        layout("time=2", dataclasses.replace(config, model=dropped))
+    # What every layer sees back is there, however short a sequence: two steps.
+    assert layout("time=8", config_of(3)).runs_of(4 * PER_STEP)[0] == 2 * PER_STEP
     # Devices along model that have no sequence of their own share those there are.
-    assert layout("model=8", config).time == ("model", "time")
+    assert layout("model=8", config_of(3)).time == ("model", "time")
     assert layout("model=4", config).rows == ("data", "model")
 
 

@@ -174,7 +174,7 @@ def unbroken(tmp_path_factory, compiled):
     """A run in two processes, in the folder `two` beside its config's."""
     config = smoke(tmp_path_factory.mktemp("unbroken"))
     said = Two(config, config.out.with_name("two"), compiled).ended(0)
-    assert "on cpu, in 2 processes" in said[0]
+    assert "on cpu, a mesh of 2 devices, data=2, in 2 processes" in said[0]
     assert "saved" in said[0].splitlines()[-2]
     assert "step" not in said[1]
     return config

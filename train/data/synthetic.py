@@ -120,16 +120,16 @@ def growing(
 
     Args:
         lengths: as `lengths_of` gives them.
-        batch_size: sequences of the full length in a batch; of shorter ones, more, up
-            to `MOST_ROWS`.
+        batch_size: sequences of the full length in a batch; of shorter ones, as many
+            times more as make up for it, up to `MOST_ROWS`.
         start: number of the first batch.
     """
     full, number = lengths[-1][0], start
     while True:
         length = max(n for n, begin in lengths if begin <= number)
         rng = np.random.default_rng((seed, 0, number))
-        more = min(batch_size * full // length, MOST_ROWS)
-        yield make(rng, max(batch_size, more), length)
+        more = min(batch_size * full // length, MOST_ROWS) // batch_size
+        yield make(rng, max(more, 1) * batch_size, length)
         number += 1
 
 
