@@ -44,6 +44,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Files of tests that take minutes, the longest first: begun last, they would be waited
 # for by all others.
 LONGEST = (
+    "train/test_two_processes",
     "train/test_loop",
     "train/test_sharding",
     "test_model",
@@ -58,6 +59,11 @@ LONGEST = (
     "test_package",
     "attention/test_prefix_fused",
     "test_beams",
+    "train/test_plan",
+    "train/test_golden",
+    "train/test_every_config",
+    "train/test_interruptions",
+    "train/test_step",
 )
 
 

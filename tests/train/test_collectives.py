@@ -69,6 +69,7 @@ def test_what_goes_along_time_does_not_grow_with_the_sequence():
             assert x.times == 1
 
 
+@pytest.mark.reliability
 def test_no_more_than_a_matrix_is_whole_on_a_device():
     found, model = exchanges(config_of((3, 5)), "model=4")
     largest = max(x.size for x in jax.tree.leaves(eqx.filter(model, eqx.is_array)))

@@ -177,7 +177,7 @@ def test_what_a_field_cannot_be_is_refused_by_its_name(wrong):
         built(values, "bytes")
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(ALLOWED, st.sampled_from(["bytes", "pairs"]))
 def test_what_a_config_can_be_can_be_traced(values, kind):
     _, metrics = stepped(built(values, kind), run=False)
