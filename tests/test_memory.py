@@ -13,6 +13,7 @@ def test_prefix_attend_grows_linearly_up_to_a_million_tokens():
     assert large < 2**20 * 64 * 4 * 8
 
 
+@pytest.mark.slow
 def test_a_finite_window_trains_any_length_in_constant_memory():
     short, long = train_step_bytes(2**16), train_step_bytes(2**20)
     assert abs(long / short - 1) < 0.1

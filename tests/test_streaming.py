@@ -52,7 +52,7 @@ def byte_cuts(draw) -> list[int]:
     return pieces
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(seeds, WINDOWS, byte_cuts())
 def test_wherever_the_bytes_are_cut_the_logits_are_equal(seed, window, pieces):
     model = byte_lm(window, True)

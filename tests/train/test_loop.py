@@ -188,6 +188,7 @@ def test_a_context_is_for_pairs_and_for_nothing_else():
             dataclasses.replace(smoke, **change)
 
 
+@pytest.mark.reliability
 def test_a_task_that_is_made_up_is_trained_and_evaluated(tmp_path, capsys):
     smoke, path = load("smoke"), corpus(tmp_path / "data")
     config = dataclasses.replace(
