@@ -48,6 +48,11 @@ def make_mesh(
     return Mesh(np.array(devices[:count]).reshape(shape), AXES)
 
 
+def devices_of(sizes: str | Mapping[str, int]) -> int:
+    """How many devices the axes that are named take."""
+    return math.prod(parse_mesh(sizes).values())
+
+
 def parse_mesh(sizes: str | Mapping[str, int]) -> dict[str, int]:
     """The sizes of the axes that are named.
 

@@ -23,7 +23,7 @@ from .layers import split_key
 from .positions import count_on
 from .processor import CausalProcessor, windows_in_turn
 from .state import Caches, PerceiverState, as_arrays
-from .time_axis import TimeAxis, steps_of
+from .time_axis import TimeAxis, devices_in, steps_of
 
 
 READOUTS = "queries", "places"
@@ -387,7 +387,7 @@ class CausalPerceiver(eqx.Module):
     ) -> tuple[PerceiverState, Float[Array, "steps latents latent_dim"]]:
         """`advance_latents` from where the latents see each other on, from what
         `encode` gives; of several runs too, if the steps lie over devices."""
-        steps = x.shape[0] * (1 if time is None else time.size)
+        steps = x.shape[0] * devices_in(time)
         past_steps = state.steps
         capacity = max(cache.attention.capacity for cache in state.caches)
         if self.latent_window is None and capacity and time is None:

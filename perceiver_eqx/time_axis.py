@@ -97,13 +97,12 @@ class TimeAxis:
     ) -> tuple[PyTree[Array], PyTree[Array]]:
         """`before`, for devices of several runs, which are the first axis of `own` and
         of what was before."""
-        first, size = self.index == 0, self.size
-        to_next = [(i, (i + 1) % size) for i in range(size)]
+        first = self.index == 0
 
         def left_before(own: Array, carried: Array) -> tuple[Array, Array]:
             if own.size == 0:
                 return own, carried
-            received = lax.ppermute(own, self.names, to_next)
+            received = self.to_next(own)
             # The last device's are of the run before, to the first one.
             later = jnp.concatenate([carried[None].astype(own.dtype), received[:-1]])
             return jnp.where(first, later, received), received[-1]
@@ -111,9 +110,20 @@ class TimeAxis:
         found = jax.tree.map(left_before, own, carried)
         return jax.tree.transpose(jax.tree.structure(own), None, found)
 
+    def to_next(self, own: Arrays) -> Arrays:
+        """What the device before has; the first one gets what the last one has."""
+        size = self.size
+        ring = [(i, (i + 1) % size) for i in range(size)]
+        return lax.ppermute(own, self.names, ring)
+
     def of_all(self, own: PyTree[Array]) -> PyTree[Array]:
         """What each device has, in their order along a new first axis."""
         return lax.all_gather(own, self.names)
+
+
+def devices_in(time: TimeAxis | None) -> int:
+    """How many devices steps lie over."""
+    return 1 if time is None else time.size
 
 
 def steps_of(x: Array, time: TimeAxis | None) -> Int[Array, " steps"]:

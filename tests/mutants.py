@@ -422,7 +422,7 @@ MUTANTS = (
     Mutant(
         "bytes that only fill a chunk count",
         "train/loss.py",
-        "length = jnp.minimum(length, size)",
+        "length = jnp.minimum(length, data.size * devices_in(time))",
         "length = length * 1",
         "tests/train/test_loss.py::test_bytes_past_the_length_do_not_count",
     ),

@@ -45,6 +45,14 @@ MUTANTS = (
         FINITE,
     ),
     Mutant(
+        "encoder: a tile does not age while the next ones are seen",
+        "perceiver_eqx/attention/prefix_over.py",
+        "merge(_aged(carried, rate, tile), own)",
+        "merge(carried, own)",
+        "tests/attention/test_prefix_over.py::"
+        "test_in_any_tiles_the_total_is_the_last_prefix[True-4]",
+    ),
+    Mutant(
         "ring: runs of later devices count as earlier",
         "perceiver_eqx/attention/ring.py",
         "query_start=-later.astype(jnp.int32)",
@@ -54,7 +62,7 @@ MUTANTS = (
     Mutant(
         "ring: gradients of keys do not come home",
         "perceiver_eqx/attention/ring.py",
-        "of_keys = _to_next(part[2:], time)",
+        "of_keys = time.to_next(part[2:])",
         "of_keys = part[2:]",
         ALL,
     ),

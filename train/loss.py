@@ -16,7 +16,7 @@ from perceiver_eqx.adapters.bytes import delayed
 from perceiver_eqx.checks import check_multiples, check_shape, check_sizes
 from perceiver_eqx.context import Context
 from perceiver_eqx.layers import split_key
-from perceiver_eqx.time_axis import TimeAxis
+from perceiver_eqx.time_axis import TimeAxis, devices_in
 
 
 # Up to this many chunks, the backward pass keeps every state carried between two. With
@@ -70,8 +70,7 @@ def sequence_bits(
     check_shape("data", data, "window_bytes")
     per_step = model.bytes_per_step
     check_multiples("`bytes_per_step`", per_step, window_bytes=data.size)
-    size = data.size * (1 if time is None else time.size)
-    length = jnp.minimum(length, size)
+    length = jnp.minimum(length, data.size * devices_in(time))
     tokens = data.reshape(-1, per_step)
     steps = tokens.shape[0]
     chunk = min(chunk_steps, steps)

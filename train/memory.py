@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import psutil
@@ -32,6 +33,15 @@ def device_memory() -> int:
     or what is free where the backend keeps no count (as on CPU)."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or psutil.virtual_memory().available
+
+
+def bytes_of(compiled: Any) -> tuple[int, int]:
+    """Bytes of the arguments of a program (`jax.stages.Compiled`), and of all that it
+    takes on a device, by the compiler's own analysis."""
+    found = compiled.memory_analysis()
+    whole = found.argument_size_in_bytes + found.output_size_in_bytes
+    whole += found.temp_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes, whole
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,10 +15,17 @@ import numpy as np
 
 from .config import TrainConfig
 from .flops import muon_flops, num_parameters, train_step_flops
-from .memory import device_memory, is_out_of_memory
+from .memory import bytes_of, device_memory, is_out_of_memory
 from .metrics import amount, duration
 from .plan_mesh import MeshPlan, Work, compute_seconds, plan_mesh
-from .program import batch_like, compile_step, layout_of, mesh_for, new_state
+from .program import (
+    batch_like,
+    compile_step,
+    is_array,
+    layout_of,
+    mesh_for,
+    new_state,
+)
 
 
 # Which share of a device's fastest products the products of training reach, and seconds
@@ -154,14 +161,11 @@ def context_flops(config: TrainConfig, model) -> int:
 def step_memory(config: TrainConfig) -> tuple[int, int]:
     """Bytes of the state, and of all of a step, by the compiler's own analysis."""
     state = eqx.filter_eval_shape(partial(new_state, config), jr.key(0))
-    arrays = eqx.filter(state, _is_shape)
+    arrays = eqx.filter(state, is_array)
     step: Any = compile_step(config, state)
     compiled = step.lower(arrays, batch_like(config), jr.key(0)).compile()
-    found = compiled.memory_analysis()
-    whole = found.argument_size_in_bytes + found.output_size_in_bytes
-    whole += found.temp_size_in_bytes - found.alias_size_in_bytes
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
-    return held, whole
+    return held, bytes_of(compiled)[1]
 
 
 def largest_batch(config: TrainConfig, step_bytes: int, room: int) -> int:
@@ -209,10 +213,6 @@ def measured_ceiling(dtype: str, repeats: int = 5) -> float:
         jax.block_until_ready(product(x))
         seconds.append(time.perf_counter() - begun)
     return 2 * size**3 / float(np.median(seconds[1:]))
-
-
-def _is_shape(x) -> bool:
-    return isinstance(x, jax.ShapeDtypeStruct)
 
 
 def _operations(count: int | float) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,13 +18,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-from perceiver_eqx.mesh import make_mesh, parse_mesh
+from perceiver_eqx.mesh import devices_of, make_mesh
 
 from .collectives import Collective, collectives
 from .config import TrainConfig
 from .loss import passes_forward
+from .memory import bytes_of
 from .metrics import amount, duration
-from .program import batch_like, compile_step, new_state
+from .program import batch_like, compile_step, is_array, new_state
 from .sharding import Layout, sees_all
 
 
@@ -88,7 +89,7 @@ def plan_mesh(
     Raises:
         ValueError: the mesh, or the batches, do not allow it.
     """
-    count = _devices(config)
+    count = devices_of(config.mesh)
     if len(jax.devices()) >= count:
         found = _compiled(config, work)
     else:
@@ -100,7 +101,7 @@ def plan_mesh(
 
 
 def _compiled(config: TrainConfig, work: Work) -> MeshPlan:
-    mesh = make_mesh(config.mesh, jax.devices()[: _devices(config)])
+    mesh = make_mesh(config.mesh, jax.devices()[: devices_of(config.mesh)])
     layout = Layout.of(mesh, config)
     return estimate(config, layout, compile_over(config, layout), work)
 
@@ -109,9 +110,6 @@ def estimate(
     config: TrainConfig, layout: Layout, compiled: jax.stages.Compiled, work: Work
 ) -> MeshPlan:
     """The plan of a step that is compiled."""
-    memory: Any = compiled.memory_analysis()
-    whole = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    whole += memory.temp_size_in_bytes - memory.alias_size_in_bytes
     exchanges = tuple(collectives(compiled, layout.mesh))
     _, runs = layout.runs_of(config.data.window_bytes)
     ceiling = FLOPS_PER_SECOND.get(config.model.dtype, OTHER_FLOPS_PER_SECOND)
@@ -124,21 +122,7 @@ def estimate(
         )
         for far, speed in ((False, WITHIN), (True, BETWEEN))
     }
-    return MeshPlan(
-        memory.argument_size_in_bytes,
-        whole,
-        exchanges,
-        compute,
-        times[False],
-        times[True],
-    )
-
-
-def _devices(config: TrainConfig) -> int:
-    count = 1
-    for size in parse_mesh(config.mesh).values():
-        count *= size
-    return count
+    return MeshPlan(*bytes_of(compiled), exchanges, compute, times[False], times[True])
 
 
 @contextmanager
@@ -176,7 +160,7 @@ def compute_seconds(
 def compile_over(config: TrainConfig, layout: Layout) -> jax.stages.Compiled:
     """A step over a mesh, compiled for the shapes of a run; nothing is put anywhere."""
     state = eqx.filter_eval_shape(partial(new_state, config), jr.key(0))
-    arrays = eqx.filter(state, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    arrays = eqx.filter(state, is_array)
 
     def placed(shapes: PyTree, specs: PyTree) -> PyTree:
         return jax.tree.map(

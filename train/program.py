@@ -66,7 +66,7 @@ def compile_step(
         a `jax.jit` of the arrays of a state, a batch and a key, to the arrays of the
         next state and the metrics.
     """
-    arrays, static = eqx.partition(state, _is_array)
+    arrays, static = eqx.partition(state, is_array)
 
     def step(
         arrays: TrainState, batch: dict[str, Array], key: PRNGKeyArray
@@ -146,7 +146,8 @@ def _loss(config: TrainConfig, layout: Layout | None) -> Loss:
     return partial(batch_bits, chunk_steps=config.chunk_steps)
 
 
-def _is_array(x: Any) -> bool:
+def is_array(x: Any) -> bool:
+    """Whether a leaf of a state, or of its shapes, is an array."""
     return eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
 
 

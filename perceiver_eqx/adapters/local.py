@@ -10,7 +10,7 @@ from ..checks import check_multiples, check_sizes
 from ..positions import count_on
 from ..processor import CausalProcessor, windows_in_turn
 from ..state import Caches, State
-from ..time_axis import TimeAxis
+from ..time_axis import TimeAxis, devices_in
 
 
 def check_local_window(window: int | None | Sequence[int | None]) -> None:
@@ -138,6 +138,5 @@ class LocalLayers(eqx.Module):
         those of this device, if they lie over several."""
         rows = x.reshape(-1, 1, x.shape[-1])
         y, caches = self.processor(rows, state.caches, state.seen, time=time, key=key)
-        more = rows.shape[0] * (1 if time is None else time.size)
-        count = count_on(state.seen, more)
+        count = count_on(state.seen, rows.shape[0] * devices_in(time))
         return y.reshape(x.shape), LocalState(count, caches)

@@ -84,7 +84,7 @@ def _backward(sizes, time, residuals, d_out):
     d_query, *of_keys = gradients(key, value, _own_mask(sizes))
     d_query, part = _round(add, d_query, [key, value, *of_keys], sizes, time)
     # Now they are where the next device's keys are.
-    of_keys = _to_next(part[2:], time)
+    of_keys = time.to_next(part[2:])
     return tuple(
         gradient.astype(x.dtype)
         for gradient, x in zip((d_query, *of_keys), (query, key, value), strict=True)
@@ -113,11 +113,6 @@ def _round(
             *(time.runs, time.runs, rows_of_run, rows_of_run),
             query_start=-later.astype(jnp.int32),
         )
-        return add(found, _to_next(part, time), mask), None
+        return add(found, time.to_next(part), mask), None
 
     return lax.scan(hop, (start, part), jnp.arange(1, time.size))[0]
-
-
-def _to_next(x, time: TimeAxis):
-    size = time.size
-    return lax.ppermute(x, time.names, [(i, (i + 1) % size) for i in range(size)])

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from perceiver_eqx.mesh import make_mesh, parse_mesh
+from perceiver_eqx.mesh import make_mesh
 from tests.benchmarks.scopes import kernels
 from train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from train.memory import bytes_of
 from train.plan import REACHED, step_flops
 from train.plan_mesh import Work, estimate
 from train.program import compile_step, new_state
@@ -76,10 +77,7 @@ class Program:
 
     def __init__(self, config: TrainConfig, sizes: str):
         self.config, self.sizes = config, sizes
-        count = int(np.prod(list(parse_mesh(sizes).values()), dtype=int))
-        self.layout = None
-        if sizes:
-            self.layout = Layout.of(make_mesh(sizes, jax.devices()[:count]), config)
+        self.layout = Layout.of(make_mesh(sizes), config) if sizes else None
         state = new_state(config, jr.key(0))
         step = compile_step(config, state, self.layout)
         if self.layout is not None:
@@ -119,10 +117,7 @@ class Program:
     @property
     def bytes_of_memory(self) -> tuple[int, int]:
         """Of the arguments of a step on each device, and of all of it."""
-        memory = self.compiled.memory_analysis()
-        whole = memory.argument_size_in_bytes + memory.output_size_in_bytes
-        whole += memory.temp_size_in_bytes - memory.alias_size_in_bytes
-        return memory.argument_size_in_bytes, whole
+        return bytes_of(self.compiled)
 
     def share_of_exchange(self) -> float | None:
         """Of the time of the devices' kernels, that of NCCL's."""

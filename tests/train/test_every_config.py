@@ -19,8 +19,7 @@ from perceiver_eqx import ByteLM
 from train import configs
 from train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from train.loss import batch_bits
-from train.plan import batch_like
-from train.program import optimizer_of, schedule_of
+from train.program import batch_like, optimizer_of, schedule_of
 from train.step import init_train_state, train_step
 
 
@@ -177,7 +176,7 @@ def test_what_a_field_cannot_be_is_refused_by_its_name(wrong):
         built(values, "bytes")
 
 
-@settings(max_examples=4)
+@settings(max_examples=6)
 @given(ALLOWED, st.sampled_from(["bytes", "pairs"]))
 def test_what_a_config_can_be_can_be_traced(values, kind):
     _, metrics = stepped(built(values, kind), run=False)

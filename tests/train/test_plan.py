@@ -13,9 +13,10 @@ import pytest
 
 from perceiver_eqx import ByteLM
 from tests.train.runs import smoke
-from train import flops
+from train import flops, plan_mesh
 from train import plan as planning
 from train.__main__ import main
+from train.collectives import Collective
 from train.configs import load
 from train.memory import OutOfMemory, advised
 from train.optim import muon
@@ -166,6 +167,27 @@ def test_the_largest_batch_is_found(monkeypatch):
 
 def at(config, batch_size):
     return dataclasses.replace(config, batch_size=batch_size)
+
+
+def test_of_a_mesh_it_is_told_what_devices_send_and_what_takes_longest(monkeypatch):
+    """Whether the devices are there or not; here they are."""
+    exchanges = (
+        Collective("all-reduce", ("time",), 16, 16, 10**9, 3, "a"),
+        Collective("collective-permute", ("time",), 4, 4, 10**6, 40, "b"),
+    )
+    compiled = jax.jit(lambda: 0).lower().compile()
+    monkeypatch.setattr(plan_mesh, "compile_over", lambda *_: compiled)
+    monkeypatch.setattr(plan_mesh, "collectives", lambda *_: exchanges)
+    monkeypatch.setattr(plan_mesh, "bytes_of", lambda _: (10**6, 10**7))
+    config, lines = dataclasses.replace(load("smoke"), mesh="data=2,time=2"), []
+    found = planning.plan(config, report=lines.append)
+    assert (found.state_bytes, found.step_bytes) == (10**6, 10**7)
+    # Twice fifteen sixteenths of it, three times, between hosts; the rest within one.
+    assert found.between_seconds == pytest.approx(3 * (1.875 / 40 + 2e-5))
+    assert found.within_seconds == pytest.approx(40 * (1e6 / 300e9 + 2e-5))
+    assert "each of 4 devices takes 10.0 MB by the compiler, of which 1.0" in lines[1]
+    assert re.search(r"^time +all-reduce +3 +5\.6 GB +1\.9 GB$", lines[3])
+    assert "most of it of what is sent between hosts" in lines[-1]
 
 
 @pytest.mark.reliability

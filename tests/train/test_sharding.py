@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import train.sharding as sharding
-from perceiver_eqx.mesh import make_mesh, parse_mesh
+from perceiver_eqx.mesh import make_mesh
 from tests.helpers import assert_gradients_close
 from tests.train.runs import SAME, assert_near, smoke
 from train.checkpoint import restore, save
 from train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from train.loop import train
 from train.loss import batch_bits
-from train.program import compile_step, new_state
+from train.program import compile_step, layout_of, new_state
 from train.sharding import Layout
 
 
@@ -68,8 +68,7 @@ def batches_of(config: TrainConfig, count: int) -> list[dict[str, np.ndarray]]:
 
 
 def layout(sizes: str, config: TrainConfig) -> Layout:
-    count = int(np.prod(list(parse_mesh(sizes).values())))
-    return Layout.of(make_mesh(sizes, jax.devices()[:count]), config)
+    return Layout.of(make_mesh(sizes), config)
 
 
 @pytest.fixture(autouse=True)
@@ -236,6 +235,15 @@ def test_what_does_not_fit_a_mesh_is_refused_by_name():
     # Devices along model that have no sequence of their own share those there are.
     assert layout("model=8", config_of(3)).time == ("model", "time")
     assert layout("model=4", config).rows == ("data", "model")
+
+
+def test_a_run_lies_as_it_is_told_and_else_on_one_processor():
+    config = config_of(3)
+    assert layout_of(config) is None
+    told = layout_of(dataclasses.replace(config, mesh="data=2,time=4"))
+    assert told is not None
+    assert told.described == "a mesh of 8 devices, data=2, time=4"
+    assert layout_of(dataclasses.replace(config, mesh="model=1")) is None
 
 
 @pytest.mark.reliability

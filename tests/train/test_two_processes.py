@@ -139,6 +139,10 @@ def test_processes_that_cannot_be_are_refused_by_name(change, message):
         TrainConfig(**change)
 
 
+def test_what_started_the_processes_may_be_asked_for_their_number():
+    assert TrainConfig(coordinator="auto").num_processes == 1
+
+
 def test_the_number_of_processes_may_change_and_is_in_no_old_checkpoint():
     config = TrainConfig(num_processes=2, process_id=1, coordinator="a:1")
     recorded = to_json(TrainConfig())
