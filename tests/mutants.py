@@ -197,10 +197,10 @@ MUTANTS = (
     Mutant(
         "a kernel's own log-sum-exp in place of the merged one, backward",
         "perceiver_eqx/attention/parts.py",
-        "gradients = kernel.backward(*rows, self._pairs.rows_back)",
-        "own = kernel.forward(*rows[:3], self._pairs.rows_back)\n"
+        "gradients = kernel.backward(*rows, self._causal)",
+        "own = kernel.forward(*rows[:3], self._causal)\n"
         "            gradients = kernel.backward(*rows[:3], *own, d_out, "
-        "self._pairs.rows_back)",
+        "self._causal)",
         PARTS + "test_the_parts_make_the_whole_forward_and_backward",
     ),
     Mutant(

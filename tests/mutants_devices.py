@@ -5,6 +5,7 @@ from tests.planting import Mutant
 
 SHARDING = "tests/train/test_sharding.py::"
 ALL = SHARDING + "test_gradients_over_devices_are_those_of_one"
+RING = "tests/attention/test_ring.py::test_it_is_causal_attention_forward_and_backward"
 FINITE = SHARDING + "test_gradients_over_devices_in_time_are_those_of_one"
 
 MUTANTS = (
@@ -20,7 +21,7 @@ MUTANTS = (
         "perceiver_eqx/time_axis.py",
         "jnp.where(first, later, received), received[-1]",
         "jnp.where(first, later, received), carried",
-        FINITE,
+        "tests/test_time_axis.py::test_logits_over_devices_are_those_of_one",
     ),
     Mutant(
         "time: each device counts its own steps alone",
@@ -53,18 +54,47 @@ MUTANTS = (
         "test_in_any_tiles_the_total_is_the_last_prefix[True-4]",
     ),
     Mutant(
-        "ring: runs of later devices count as earlier",
-        "perceiver_eqx/attention/ring.py",
-        "query_start=-later.astype(jnp.int32)",
-        "query_start=0 * later.astype(jnp.int32)",
-        ALL,
+        "ring: runs of later devices count as earlier, by tiles",
+        "perceiver_eqx/attention/ring_parts.py",
+        "start = -later.astype(jnp.int32)",
+        "start = 0 * later.astype(jnp.int32)",
+        RING + "[4-2-tiles]",
+    ),
+    Mutant(
+        "ring: runs of later devices count as earlier, by a kernel",
+        "perceiver_eqx/attention/ring_parts.py",
+        "later, lambda start: start,",
+        "False, lambda start: start,",
+        RING + "[4-2-kernel]",
+    ),
+    Mutant(
+        "ring: the last of an odd number of runs sees only the first, by a kernel",
+        "perceiver_eqx/attention/ring_parts.py",
+        "(runs + 1) * rows, runs * rows, rows, runs * rows)",
+        "(runs + 1) * rows, runs * rows, rows, rows)",
+        RING + "[2-7-kernel]",
     ),
     Mutant(
         "ring: gradients of keys do not come home",
         "perceiver_eqx/attention/ring.py",
-        "of_keys = time.to_next(part[2:])",
-        "of_keys = part[2:]",
-        ALL,
+        "found = d_query, *time.to_next(of_keys)",
+        "found = d_query, *of_keys",
+        RING + "[4-2-tiles]",
+    ),
+    Mutant(
+        "ring: what it gives is no part of what is kept",
+        "perceiver_eqx/attention/ring.py",
+        "return engine.out(kept, value.dtype), (",
+        "return average.value.astype(value.dtype), (",
+        "tests/attention/test_ring.py::"
+        "test_a_layer_that_is_computed_again_goes_round_no_more_often",
+    ),
+    Mutant(
+        "ring: the last device's part is left out",
+        "perceiver_eqx/attention/ring.py",
+        "return add(*carry, last > time.index)",
+        "return carry[0]",
+        RING + "[4-2-tiles]",
     ),
     Mutant(
         "loss: the bytes of other devices are counted at the places of the first",

@@ -10,7 +10,7 @@ where it is not as known, the engine steps aside.
 """
 
 import warnings
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .masks import DenseMask, KeyMask, Mask, StepMask
-from .parts import StepSizes, attend_mask, attend_steps
+from .parts import CausalRows, StepSizes, attend_mask, attend_steps
 
 
 # Key steps for each query step, up to which rows for all of them are worth their time:
@@ -80,19 +80,17 @@ def cudnn_refusal(query, key, value, mask: Mask, dropout: float) -> str | None:
 
 
 class CudnnKernel(NamedTuple):
-    """Causal attention by cuDNN: float16 or bfloat16, on an NVIDIA GPU."""
+    """Attention over rows by cuDNN: float16 or bfloat16, on an NVIDIA GPU."""
 
     def forward(
-        self, query: Array, key: Array, value: Array, rows_back: int | None
+        self, query: Array, key: Array, value: Array, seen: CausalRows | None
     ) -> tuple[Float[Array, "rows heads v_dim"], Float[Array, "heads rows"]]:
         """
         Raises:
             CudnnLayoutError: the residuals are not as known.
         """
         rows = query.shape[0]
-        # A row after the last is seen by none.
-        query, key, value = _even_rows(query, key, value)
-        out, residuals = _causal(query, key, value, rows_back)
+        out, residuals = _with_residuals(query, key, value, seen)
         return out[:rows], residuals.leaves[residuals.lse_at][0, :, :rows]
 
     def backward(
@@ -103,21 +101,24 @@ class CudnnKernel(NamedTuple):
         out: Array,
         lse: Float[Array, "heads rows"],
         d_out: Array,
-        rows_back: int | None,
+        seen: CausalRows | None,
     ) -> tuple[Array, Array, Array]:
         """
         Raises:
             CudnnLayoutError: the residuals are not as known.
         """
-        rows = query.shape[0]
-        query, key, value = _even_rows(query, key, value)
-        _, residuals = _causal(query, key, value, rows_back)
+        lengths = query.shape[0], key.shape[0], key.shape[0]
+        _, residuals = _with_residuals(query, key, value, seen)
         lse, out, d_out = _even_rows(lse.T, out, d_out)
         leaves = list(residuals.leaves)
         leaves[residuals.lse_at] = lse.T[None]
         leaves[residuals.out_at] = out[None]
         gradients = jax.tree.unflatten(residuals.tree, leaves)(d_out)
-        return tuple(gradient[:rows] for gradient in gradients)
+        d_query, d_key, d_value = (
+            gradient[:length]
+            for gradient, length in zip(gradients, lengths, strict=True)
+        )
+        return d_query, d_key, d_value
 
 
 class _Residuals(NamedTuple):
@@ -129,14 +130,19 @@ class _Residuals(NamedTuple):
     out_at: int
 
 
-def _causal(query, key, value, rows_back: int | None) -> tuple[Array, _Residuals]:
-    window = None if rows_back is None else (rows_back, 0)
-
-    def kernel(query, key, value):
-        arguments = {"is_causal": True, "local_window_size": window}
-        return _attend(query, key, value, **arguments)
-
-    out, vjp = jax.vjp(kernel, query, key, value)
+def _with_residuals(
+    query, key, value, seen: CausalRows | None
+) -> tuple[Array, _Residuals]:
+    told: dict[str, Any] = {}
+    if seen is not None:
+        # The row that makes them even comes last, and is seen by none.
+        back = seen.rows_back
+        window = None if back is None else (back, 0)
+        told = {"is_causal": True, "local_window_size": window}
+    elif key.shape[0] % 2:
+        told = {"key_value_seq_lengths": jnp.full(1, key.shape[0], jnp.int32)}
+    query, key, value = _even_rows(query, key, value)
+    out, vjp = jax.vjp(partial(_attend, **told), query, key, value)
     leaves, tree = jax.tree.flatten(vjp)
     rows, heads = query.shape[:2]
     lse_at = [
@@ -145,10 +151,9 @@ def _causal(query, key, value, rows_back: int | None) -> tuple[Array, _Residuals
         if x.shape == (1, heads, rows) and x.dtype == jnp.float32
     ]
     # In order: query, key, value and, last, the output.
+    known = {(1, *x.shape) for x in (query, key, value)}
     rows_at = [
-        at
-        for at, x in enumerate(leaves)
-        if x.shape == (1, *out.shape) and x.dtype == out.dtype
+        at for at, x in enumerate(leaves) if x.shape in known and x.dtype == out.dtype
     ]
     if len(lse_at) != 1 or len(rows_at) != 4:
         raise CudnnLayoutError(

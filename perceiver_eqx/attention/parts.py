@@ -26,13 +26,20 @@ from .pairs import StepPairs, add_pair_gradients, merge_pairs
 from .softmax import ATTENDED, SoftmaxAverage, merge, merge_all
 
 
+class CausalRows(NamedTuple):
+    """Row `i` sees columns `i - rows_back` to `i`, or all up to `i` where that is
+    `None`; there are as many columns as rows."""
+
+    rows_back: int | None
+
+
 @runtime_checkable
-class CausalKernel(Protocol):
-    """Plain causal attention over rows: row `i` sees rows `i - rows_back` to `i`, or
-    all up to `i` where `rows_back` is `None`. Hashable, since it is static."""
+class RowKernel(Protocol):
+    """Plain attention over rows, causal or, where `seen` is `None`, of all of them to
+    all columns. Hashable, since it is static."""
 
     def forward(
-        self, query: Array, key: Array, value: Array, rows_back: int | None
+        self, query: Array, key: Array, value: Array, seen: CausalRows | None
     ) -> tuple[Float[Array, "rows heads v_dim"], Float[Array, "heads rows"]]:
         """The output, and its log-sum-exp in float32."""
         ...
@@ -45,7 +52,7 @@ class CausalKernel(Protocol):
         out: Array,
         lse: Float[Array, "heads rows"],
         d_out: Array,
-        rows_back: int | None,
+        seen: CausalRows | None,
     ) -> tuple[Array, Array, Array]:
         """Gradients of query, key and value, where `out` and `lse` are those of an
         average over these pairs and others."""
@@ -65,7 +72,7 @@ def attend_mask(
     key: Float[Array, "kv_len heads head_dim"],
     value: Float[Array, "kv_len heads v_dim"],
     mask: StepMask,
-    kernel: CausalKernel,
+    kernel: RowKernel,
 ) -> Float[Array, "q_len heads v_dim"]:
     """Attention under a mask whose `key_start` is 0.
 
@@ -92,7 +99,7 @@ def attend_steps(
     key: Float[Array, "kv_len heads head_dim"],
     value: Float[Array, "kv_len heads v_dim"],
     sizes: StepSizes,
-    kernel: CausalKernel,
+    kernel: RowKernel,
 ) -> Float[Array, "q_len heads v_dim"]:
     """Attention under `StepMask(steps, steps, queries, keys, window)`.
 
@@ -109,26 +116,62 @@ def attend_steps(
 
 
 def _forward(query, key, value, sizes, kernel):
-    averages = [
-        squares.forward(query, key, value, kernel) for squares in _squares(sizes)
-    ]
-    average = reduce(merge, averages)
-    out = rearrange(average.value, "t c h d -> (t c) h d").astype(value.dtype)
-    lse = rearrange(average.lse, "t c h -> h (t c)")
+    average = steps_average(query, key, value, sizes, kernel)
+    out, lse = average.value.astype(value.dtype), average.lse.T
     out, lse = checkpoint_name(out, ATTENDED), checkpoint_name(lse, ATTENDED)
     return out, (query, key, value, out, lse)
 
 
 def _backward(sizes, kernel, residuals, d_out):
-    parts = [squares.backward(residuals, d_out, kernel) for squares in _squares(sizes)]
-    sums = (reduce(jnp.add, of_one) for of_one in zip(*parts, strict=True))
+    found = steps_gradients(*residuals, d_out, sizes, kernel)
     return tuple(
-        rearrange(gradient, "t c h d -> (t c) h d").astype(x.dtype)
-        for gradient, x in zip(sums, residuals[:3], strict=True)
+        gradient.astype(x.dtype)
+        for gradient, x in zip(found, residuals[:3], strict=True)
     )
 
 
 attend_steps.defvjp(_forward, _backward)
+
+
+def steps_average(
+    query: Float[Array, "q_len heads head_dim"],
+    key: Float[Array, "kv_len heads head_dim"],
+    value: Float[Array, "kv_len heads v_dim"],
+    sizes: StepSizes,
+    kernel: RowKernel,
+) -> SoftmaxAverage:
+    """`attend_steps`, as an average to be merged further; not to be differentiated."""
+    averages = [
+        squares.forward(query, key, value, kernel) for squares in _squares(sizes)
+    ]
+    return jax.tree.map(_whole, reduce(merge, averages))
+
+
+def steps_gradients(
+    query: Float[Array, "q_len heads head_dim"],
+    key: Float[Array, "kv_len heads head_dim"],
+    value: Float[Array, "kv_len heads v_dim"],
+    out: Float[Array, "q_len heads v_dim"],
+    lse: Float[Array, "heads q_len"],
+    d_out: Float[Array, "q_len heads v_dim"],
+    sizes: StepSizes,
+    kernel: RowKernel,
+) -> tuple[
+    Float[Array, "q_len heads head_dim"],
+    Float[Array, "kv_len heads head_dim"],
+    Float[Array, "kv_len heads v_dim"],
+]:
+    """Gradients of query, key and value from the pairs of `attend_steps`, in the dtype
+    of `lse`, where `out` and `lse` are those of an average over these and others."""
+    rows = query, key, value, out, lse
+    parts = [squares.backward(rows, d_out, kernel) for squares in _squares(sizes)]
+    sums = (reduce(jnp.add, of_one) for of_one in zip(*parts, strict=True))
+    d_query, d_key, d_value = (_whole(x).astype(lse.dtype) for x in sums)
+    return d_query, d_key, d_value
+
+
+def _whole(x: Array) -> Array:
+    return rearrange(x, "t c ... -> (t c) ...")
 
 
 class _Side(NamedTuple):
@@ -162,12 +205,12 @@ class _Squares(NamedTuple):
     keys: _Side
     window: int | None
 
-    def forward(self, query, key, value, kernel: CausalKernel) -> SoftmaxAverage:
+    def forward(self, query, key, value, kernel: RowKernel) -> SoftmaxAverage:
         """What all queries see of the keys of these squares, with shape
         (steps, queries of a step, heads)."""
 
         def of_square(query, key, value):
-            out, lse = kernel.forward(query, key, value, self._pairs.rows_back)
+            out, lse = kernel.forward(query, key, value, self._causal)
             return merge_pairs(query, key, value, out, lse, self._pairs)
 
         sides = self.queries.cut(query), self.keys.cut(key), self.keys.cut(value)
@@ -182,14 +225,14 @@ class _Squares(NamedTuple):
             rest=self.queries.put_back(average.rest),
         )
 
-    def backward(self, residuals, d_out, kernel: CausalKernel) -> tuple[Array, ...]:
+    def backward(self, rows, d_out, kernel: RowKernel) -> tuple[Array, ...]:
         """Gradients of query, key and value from the pairs of these squares, each with
         shape (steps, rows of a step, heads, channels)."""
-        query, key, value, out, lse = residuals
+        query, key, value, out, lse = rows
 
         def of_square(query, key, value, out, lse, d_out):
             rows = query, key, value, out, lse.T, d_out
-            gradients = kernel.backward(*rows, self._pairs.rows_back)
+            gradients = kernel.backward(*rows, self._causal)
             return add_pair_gradients(*rows, gradients, self._pairs)
 
         query, out, lse, d_out = map(self.queries.cut, (query, out, lse.T, d_out))
@@ -206,6 +249,10 @@ class _Squares(NamedTuple):
     def _pairs(self) -> StepPairs:
         size, window = self.queries.size, self.window
         return StepPairs(size, None if window is None else (window - 1) * size)
+
+    @property
+    def _causal(self) -> CausalRows:
+        return CausalRows(self._pairs.rows_back)
 
     def _repeated(self, *sides: Array) -> Iterator[Array]:
         count = max(self.queries.repeats, self.keys.repeats)

@@ -2,16 +2,16 @@
 a ring, and every device merges what its queries find in each of their parts.
 
 Steps are dealt out in runs (`TimeAxis`), so that each device has early and late ones:
-with several runs, all have about as much to do. The mask between two devices' runs is
-block-causal in its turn, a run in the place of a step.
+with several runs, all have about as much to do.
 
-Backward, the parts go round once more with their gradients, which come home at the end:
-nothing of the whole sequence is held anywhere.
+The next part comes while one is attended. Backward, the parts go round once more, and
+behind them their gradients, which come home at the end: nothing of the whole sequence
+is held anywhere.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from ..time_axis import TimeAxis
-from .blockwise import blockwise_average, blockwise_gradients
-from .masks import StepMask
+from .cudnn import CudnnKernel, cudnn_refusal
+from .parts import RowKernel
+from .ring_parts import FusedParts, RingEngine, RingSizes, TiledParts
 from .softmax import ATTENDED, merge
-
-
-class _Sizes(NamedTuple):
-    steps: int
-    rows: int
 
 
 @jax.named_scope("pqx.ring_attend")
@@ -36,12 +32,15 @@ def ring_attend(
     key: Float[Array, "steps rows heads head_dim"],
     value: Float[Array, "steps rows heads v_dim"],
     time: TimeAxis,
+    kernel: RowKernel | None = None,
 ) -> Float[Array, "steps rows heads v_dim"]:
     """Attention of each step's rows to those of all steps up to their own, wherever
     these lie.
 
     Args:
         query, key, value: of this device's steps.
+        kernel: what attends to a part; `None` for cuDNN's, or where it cannot serve for
+            the portable engine.
 
     Source:
         Liu et al., "Ring Attention" (2023); Brandon et al., "Striped Attention" (2023),
@@ -50,69 +49,64 @@ def ring_attend(
     steps, rows = query.shape[:2]
     time.run_of(steps)
     flat = [x.reshape(steps * rows, *x.shape[2:]) for x in (query, key, value)]
-    out = jnp.asarray(_ring(*flat, _Sizes(steps, rows), time))
+    sizes = RingSizes(steps, rows, time.runs)
+    if kernel is None and cudnn_refusal(*flat, sizes.own_mask, 0.0) is None:
+        kernel = CudnnKernel()
+    engine = TiledParts(sizes) if kernel is None else FusedParts(sizes, kernel)
+    out = jnp.asarray(_ring(*flat, engine, time))
     return out.reshape(steps, rows, *out.shape[1:])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _ring(query, key, value, sizes: _Sizes, time: TimeAxis):
-    return _forward(query, key, value, sizes, time)[0]
+def _ring(query, key, value, engine: RingEngine, time: TimeAxis):
+    return _forward(query, key, value, engine, time)[0]
 
 
-def _forward(query, key, value, sizes, time):
-    def add(average, part, mask):
-        key, value = part
-        return merge(average, blockwise_average(query, key, value, mask)), part
+def _forward(query, key, value, engine: RingEngine, time):
+    def add(average, part, later):
+        return merge(average, engine.average(query, *part, later))
 
-    average = blockwise_average(query, key, value, _own_mask(sizes))
-    average, _ = _round(add, average, (key, value), sizes, time)
-    average = checkpoint_name(average, ATTENDED)
-    return average.value.astype(value.dtype), (query, key, value, average)
+    average = engine.average(query, key, value, None)
+    average = _over_others(add, average, (key, value), time)
+    kept = checkpoint_name(engine.kept(average, value.dtype), ATTENDED)
+    # Of what is kept, or a layer that is computed again would go round once more.
+    return engine.out(kept, value.dtype), (query, key, value, kept)
 
 
-def _backward(sizes, time, residuals, d_out):
-    query, key, value, average = residuals
+def _backward(engine: RingEngine, time, residuals, d_out):
+    query, key, value, kept = residuals
 
-    def gradients(key, value, mask):
-        return blockwise_gradients(query, key, value, mask, average, d_out)
+    def add(found, part, later):
+        d_query, of_keys = found
+        of_query, *more = engine.gradients(query, *part, kept, d_out, later)
+        # What was found of this part so far is where the device before had it.
+        return d_query + of_query, [*map(jnp.add, time.to_next(of_keys), more)]
 
-    def add(d_query, part, mask):
-        key, value, *of_keys = part
-        of_query, *more = gradients(key, value, mask)
-        return d_query + of_query, [key, value, *map(jnp.add, of_keys, more)]
-
-    d_query, *of_keys = gradients(key, value, _own_mask(sizes))
-    d_query, part = _round(add, d_query, [key, value, *of_keys], sizes, time)
+    d_query, *of_keys = engine.gradients(query, key, value, kept, d_out, None)
+    d_query, of_keys = _over_others(add, (d_query, of_keys), (key, value), time)
     # Now they are where the next device's keys are.
-    of_keys = time.to_next(part[2:])
+    found = d_query, *time.to_next(of_keys)
     return tuple(
         gradient.astype(x.dtype)
-        for gradient, x in zip((d_query, *of_keys), (query, key, value), strict=True)
+        for gradient, x in zip(found, (query, key, value), strict=True)
     )
 
 
 _ring.defvjp(_forward, _backward)
 
 
-def _own_mask(sizes: _Sizes) -> StepMask:
-    return StepMask(sizes.steps, sizes.steps, sizes.rows, sizes.rows)
-
-
-def _round(
-    add: Callable, start: Any, part: Any, sizes: _Sizes, time: TimeAxis
-) -> tuple[Any, Any]:
-    """Folds `add` over the parts of all other devices: from a sum, a part and the mask
-    of these queries to it, to the sum and what of the part goes on."""
-    rows_of_run = time.run_of(sizes.steps) * sizes.rows
+def _over_others(add: Callable, found: Any, part: Any, time: TimeAxis) -> Any:
+    """Folds `add` over the parts of all other devices, of which each comes from the
+    device before while the last one is added; `add` takes what was found, a part, and
+    whether it is that of a later device."""
+    if time.size == 1:
+        return found
 
     def hop(carry, distance):
         found, part = carry
-        # Runs of devices before this one are earlier than its own of the same number.
-        later = distance > time.index
-        mask = StepMask(
-            *(time.runs, time.runs, rows_of_run, rows_of_run),
-            query_start=-later.astype(jnp.int32),
-        )
-        return add(found, time.to_next(part), mask), None
+        coming = time.to_next(part)
+        return (add(found, part, distance > time.index), coming), None
 
-    return lax.scan(hop, (start, part), jnp.arange(1, time.size))[0]
+    last = time.size - 1
+    carry, _ = lax.scan(hop, (found, time.to_next(part)), jnp.arange(1, last))
+    return add(*carry, last > time.index)

@@ -7,7 +7,7 @@ import pytest
 
 from perceiver_eqx import StepMask, attend, explain_engine
 from perceiver_eqx.attention.cudnn import CudnnKernel
-from perceiver_eqx.attention.parts import CausalKernel
+from perceiver_eqx.attention.parts import RowKernel
 from tests.helpers import attention_oracle, normals, relative_error
 
 
@@ -109,8 +109,28 @@ def test_batches_with_different_numbers_of_keys_are_as_one_by_one():
             assert relative_error(x[one], y) <= 2e-3
 
 
+@on_gpu
+@pytest.mark.parametrize(("rows", "columns"), [(64, 192), (63, 35)])
+def test_the_kernel_by_itself_without_a_mask(rows, columns):
+    query, d_out = (jnp.asarray(normals(i, rows, 2, 64), "bfloat16") for i in range(2))
+    key, value = (
+        jnp.asarray(normals(i, columns, 2, 64), "bfloat16") for i in range(2, 4)
+    )
+
+    @jax.jit
+    def run(query, key, value, d_out):
+        out, lse = CudnnKernel().forward(query, key, value, None)
+        rows = query, key, value, out, lse, d_out
+        return out, *CudnnKernel().backward(*rows, None)
+
+    allowed = np.ones((rows, columns), bool)
+    expected = attention_oracle(query, key, value, allowed, d_out)
+    for found, wanted in zip(run(query, key, value, d_out), expected, strict=True):
+        assert relative_error(found, wanted) <= 4e-3
+
+
 def test_the_kernel_is_what_the_parts_ask_for():
-    assert isinstance(CudnnKernel(), CausalKernel)
+    assert isinstance(CudnnKernel(), RowKernel)
 
 
 def test_a_mask_of_another_size_is_refused_before_any_kernel_is_chosen():

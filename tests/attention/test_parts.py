@@ -20,21 +20,27 @@ from tests.strategies import seeds, step_masks
 
 
 class DenseKernel(NamedTuple):
-    """The causal kernel written out, for machines without the fused one."""
+    """The kernel for rows written out, for machines without the fused one."""
 
-    def _weights(self, query, key, rows_back, lse=None):
-        back = jnp.subtract.outer(jnp.arange(len(query)), jnp.arange(len(key)))
-        allowed = back >= 0 if rows_back is None else (back >= 0) & (back <= rows_back)
+    def _allowed(self, rows, columns, seen):
+        row, column = jnp.arange(rows)[:, None], jnp.arange(columns)
+        if seen is None:
+            return jnp.ones((rows, columns), bool)
+        back, furthest = row - column, seen.rows_back
+        return back >= 0 if furthest is None else (back >= 0) & (back <= furthest)
+
+    def _weights(self, query, key, seen, lse=None):
+        allowed = self._allowed(len(query), len(key), seen)
         scores = attention_scores(query, key, allowed, jnp.float32)
         lse = jax.nn.logsumexp(scores, -1) if lse is None else lse
         return jnp.exp(scores - lse[..., None]), lse
 
-    def forward(self, query, key, value, rows_back):
-        weights, lse = self._weights(query, key, rows_back)
+    def forward(self, query, key, value, seen):
+        weights, lse = self._weights(query, key, seen)
         return jnp.einsum("hqk,khd->qhd", weights, value), lse
 
-    def backward(self, query, key, value, out, lse, d_out, rows_back):
-        weights, _ = self._weights(query, key, rows_back, lse)
+    def backward(self, query, key, value, out, lse, d_out, seen):
+        weights, _ = self._weights(query, key, seen, lse)
         d_weights = jnp.einsum("qhd,khd->hqk", d_out, value)
         shift = jnp.einsum("qhd,qhd->hq", d_out, out)[..., None]
         d_scores = weights * (d_weights - shift) * query.shape[-1] ** -0.5

@@ -188,6 +188,13 @@ def strong(count: int, sizes: dict) -> None:
     scaling(count, one, [(one, "time")], 1 / count, sizes["repeats"])
 
 
+def ring(count: int, sizes: dict) -> None:
+    """As `strong`, of latents that see all steps before their own."""
+    seeing = replace(BIG, latent_window=None)
+    one = config_of(seeing, sizes["ring"], sizes["chunk"])
+    scaling(count, one, [(one, "time")], 1 / count, sizes["repeats"])
+
+
 def scaling(
     count: int,
     one: TrainConfig,
@@ -207,6 +214,7 @@ def scaling(
             "mesh": program.sizes or "one device",
             "batch": program.config.batch_size,
             "window_bytes": program.config.data.window_bytes,
+            "latent_window": program.config.model.latent_window,
             "seconds": seconds,
             "bytes_per_second": rate / seconds,
             "state_bytes": state,
@@ -245,12 +253,19 @@ def largest(count: int, sizes: dict) -> None:
     )
 
 
-PARTS = {"equality": equality, "weak": weak, "strong": strong, "largest": largest}
+PARTS = {
+    "equality": equality,
+    "weak": weak,
+    "strong": strong,
+    "ring": ring,
+    "largest": largest,
+}
 REAL = {
     "equal": 2048,
     "own": MILLION,
     "chunk": 8192,
     "strong": 8 * MILLION,
+    "ring": 4 * MILLION,
     "largest": 32 * MILLION,
     "repeats": 5,
 }
@@ -259,6 +274,7 @@ DRY = {
     "own": 2**14,
     "chunk": 512,
     "strong": 2**15,
+    "ring": 2**14,
     "largest": 2**15,
     "repeats": 1,
 }

@@ -59,7 +59,9 @@ def batches_of(config: TrainConfig, count: int) -> list[dict[str, np.ndarray]]:
     for _ in range(count):
         words = rng.integers(97, 105, (rows, 5), dtype=np.uint8)
         data = np.tile(words, (1, -(-WINDOW // 5)))[:, :WINDOW]
-        batch = {"bytes": data, "length": rng.integers(1, WINDOW + 1, rows)}
+        length = rng.integers(1, WINDOW + 1, rows)
+        length[0] = WINDOW  # so that each device has some of them
+        batch = {"bytes": data, "length": length}
         if config.model.use_context:
             batch["context"] = np.tile(words, (1, 4))
             batch["context_length"] = rng.integers(0, 21, rows)
