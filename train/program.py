@@ -17,7 +17,7 @@ from perceiver_eqx.mesh import make_mesh
 from .config import OptimConfig, TrainConfig
 from .loss import Loss, batch_bits
 from .optim import adamw, muon
-from .sharding import Layout, sees_all
+from .sharding import Layout, refusal_in_time, sees_all
 from .step import TrainState, init_train_state, train_step
 
 
@@ -125,19 +125,26 @@ def layout_of(config: TrainConfig) -> Layout | None:
     return Layout.of(mesh, config) if mesh.size > 1 else None
 
 
-def mesh_for(config: TrainConfig) -> str:
-    """A mesh of the devices that there are, for a config that names none: along `data`
-    as many as its sequences allow, and the rest along `time`. There they stay idle
-    where latents see all steps, for whose ring no fast kernel is used, as long as every
-    process has one. Of those that a CPU passes for, one for each process."""
-    devices = len(jax.devices())
-    if jax.default_backend() == "cpu" and jax.process_count() == 1:
-        devices = 1
+def mesh_for(config: TrainConfig, devices: int | None = None) -> str:
+    """A mesh for a config that names none: along `data` as many devices as its
+    sequences allow, and the rest along `time`.
+
+    There they stay idle, as long as every process has one, where the layers do not
+    allow it, and where latents see all steps in float32, for which no fused kernel goes
+    round.
+
+    Args:
+        devices: how many; `None` for those there are, and of those that a CPU passes
+            for one for each process.
+    """
+    alone = jax.process_count() == 1
+    if devices is None:
+        simulated = alone and jax.default_backend() == "cpu"
+        devices = 1 if simulated else len(jax.devices())
     data = math.gcd(config.batch_size // config.micro_batches, devices)
-    time = devices // data
-    if sees_all(config) and jax.process_count() == 1:
-        time = 1
-    return f"data={data},time={time}"
+    slow = sees_all(config) and config.model.dtype == "float32"
+    idle = alone and (slow or refusal_in_time(config) is not None)
+    return f"data={data},time={1 if idle else devices // data}"
 
 
 def _loss(config: TrainConfig, layout: Layout | None) -> Loss:

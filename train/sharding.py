@@ -87,19 +87,9 @@ class Layout:
             config.model.bytes_per_step,
             _reach(config.model),
         )
-        if layout.in_time > 1 and layout.reach > config.chunk_steps:
-            raise ValueError(
-                f"`chunk_steps` must be at least {layout.reach} where the steps of a "
-                "sequence lie over devices, as far as a layer sees back (latent_window "
-                "and local_window, less its own, or the longest of ngrams), got "
-                f"{config.chunk_steps}."
-            )
-        if layout.in_time > 1 and sees_all(config) and config.model.attention_dropout:
-            raise ValueError(
-                "`attention_dropout` must be 0 where a `latent_window` is None and the "
-                "steps of a sequence lie over devices, got "
-                f"{config.model.attention_dropout}."
-            )
+        refusal = refusal_in_time(config)
+        if layout.in_time > 1 and refusal is not None:
+            raise ValueError(refusal)
         return layout
 
     @property
@@ -246,6 +236,24 @@ def sees_all(config: TrainConfig) -> bool:
     """Whether a layer between latents sees all steps before its own."""
     window = config.model.latent_window
     return window is None or (isinstance(window, tuple) and None in window)
+
+
+def refusal_in_time(config: TrainConfig) -> str | None:
+    """Why the steps of a sequence cannot lie over devices; `None` if they can."""
+    reach, dropout = _reach(config.model), config.model.attention_dropout
+    if reach > config.chunk_steps:
+        return (
+            f"`chunk_steps` must be at least {reach} where the steps of a sequence lie "
+            "over devices, as far as a layer sees back (latent_window and "
+            "local_window, less its own, or the longest of ngrams), got "
+            f"{config.chunk_steps}."
+        )
+    if sees_all(config) and dropout:
+        return (
+            "`attention_dropout` must be 0 where a `latent_window` is None and the "
+            f"steps of a sequence lie over devices, got {dropout}."
+        )
+    return None
 
 
 def _reach(model: ModelConfig) -> int:

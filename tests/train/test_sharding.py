@@ -22,7 +22,7 @@ from train.checkpoint import restore, save
 from train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from train.loop import train
 from train.loss import batch_bits
-from train.program import compile_step, layout_of, new_state
+from train.program import compile_step, layout_of, mesh_for, new_state
 from train.sharding import Layout
 
 
@@ -176,6 +176,23 @@ def test_rows_over_devices_are_dropped_out_as_on_one():
     (found, _), others = gradient(config, over, jr.key(1))
     np.testing.assert_allclose(found, expected, rtol=SAME)
     assert_gradients_close(others, gradients)
+
+
+@pytest.mark.parametrize(
+    ("window", "dtype", "chunk_steps", "mesh"),
+    [
+        (3, "float32", 4, "data=2,time=3"),
+        (None, "bfloat16", 4, "data=2,time=3"),
+        (None, "float32", 4, "data=2,time=1"),  # a ring without a fused kernel
+        (9, "bfloat16", 4, "data=2,time=1"),  # a window longer than a chunk
+    ],
+)
+def test_without_a_word_devices_lie_where_that_is_fast(
+    window, dtype, chunk_steps, mesh
+):
+    config = config_of(window, chunk_steps=chunk_steps)
+    model = dataclasses.replace(config.model, dtype=dtype)
+    assert mesh_for(dataclasses.replace(config, model=model), 6) == mesh
 
 
 @given(
