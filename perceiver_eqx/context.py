@@ -14,11 +14,13 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from .attention.attend import attend
 from .attention.masks import StepMask, first_keys
+from .attention.ring import ring_ask
 from .attention.softmax import SoftmaxAverage
 from .checks import check_shape
 from .layers import Linear
 from .norms import LayerNorm, RMSNorm
 from .positions import sinusoids
+from .time_axis import TimeAxis, last_of
 
 
 # Channels of a place; half of them wavelengths, from 2 pi to millions of places.
@@ -92,6 +94,45 @@ class Memory(eqx.Module):
             return None
         return first_keys(rows, self.capacity, self.count)
 
+    @property
+    def total(self) -> Int[Array, ""] | int:
+        """How many tokens the context has."""
+        return self.count
+
+    def told(
+        self, queries: Float[Array, "rows heads head_dim"]
+    ) -> Float[Array, "rows heads head_dim"]:
+        """What the tokens answer."""
+        return attend(queries, self.keys, self.values, self.mask(queries.shape[0]))
+
+
+class MemoryOver(eqx.Module):
+    """The keys and values of a context's tokens that lie over devices, seen from one.
+
+    Attributes:
+        keys, values: of the tokens of this device.
+        count: how many of them are there, the first ones.
+        total: how many tokens the context has.
+        time: the devices.
+    """
+
+    keys: Float[Array, "capacity heads head_dim"]
+    values: Float[Array, "capacity heads head_dim"]
+    count: Int[Array, ""]
+    total: Int[Array, ""] | int
+    time: TimeAxis = eqx.field(static=True)
+
+    @property
+    def capacity(self) -> int:
+        """For how many tokens there is room on a device."""
+        return self.keys.shape[0]
+
+    def told(
+        self, queries: Float[Array, "rows heads head_dim"]
+    ) -> Float[Array, "rows heads head_dim"]:
+        """What the tokens of all devices answer."""
+        return ring_ask(queries, self.keys, self.values, self.count, self.time)
+
 
 class Context(eqx.Module):
     """What is known of a context.
@@ -103,7 +144,7 @@ class Context(eqx.Module):
     """
 
     seen: SoftmaxAverage
-    memory: Memory | None
+    memory: Memory | MemoryOver | None
     before: Float[Array, "most_behind heads head_dim"] | None
 
 
@@ -188,18 +229,22 @@ class Remember(eqx.Module):
         tokens: Float[Array, "more context_dim"],
         first: Int[Array, ""] | int,
         before: Float[Array, "most_behind heads head_dim"],
+        time: TimeAxis | None = None,
     ) -> tuple[
         tuple[Float[Array, "more heads head_dim"], Float[Array, "more heads head_dim"]],
         Float[Array, "most_behind heads head_dim"],
     ]:
         """The keys and values of tokens, `first` of which came before them; and what to
-        give to those after."""
+        give to those after. Of this device's, a run, if they lie over several."""
         dim = self.norm.scale.size
         check_shape("context", tokens, "source context_dim", context_dim=dim)
         normed = self.norm(tokens)
         shape = tokens.shape[0], self.num_heads, self.head_dim
-        found = self.key(normed).reshape(shape).astype(before.dtype)
-        found = jnp.concatenate([before, found])
+        own = self.key(normed).reshape(shape).astype(before.dtype)
+        after = None
+        if time is not None:
+            before, after = time.before(last_of(own, before.shape[0]), before)
+        found = jnp.concatenate([before, own])
         starts = [before.shape[0] - behind for behind in self.behind]
         key = jnp.stack(
             [found[s : s + shape[0], head] for head, s in enumerate(starts)], axis=1
@@ -209,7 +254,9 @@ class Remember(eqx.Module):
         if self.key_norm is not None:
             key = self.key_norm(key)
         value = self.value(normed).reshape(shape)
-        return (key, value), found[found.shape[0] - before.shape[0] :]
+        if after is None:
+            after = found[found.shape[0] - before.shape[0] :]
+        return (key, value), after
 
 
 class Questions(eqx.Module):
@@ -220,12 +267,12 @@ class Questions(eqx.Module):
         places: those of the steps that ask, counted from both ends of the context.
     """
 
-    memory: Memory
+    memory: Memory | MemoryOver
     places: Float[Array, "steps both_places"]
 
 
 def questions(
-    memory: Memory,
+    memory: Memory | MemoryOver,
     steps: Int[Array, " steps"],
     *,
     step_places: int,
@@ -244,7 +291,7 @@ def questions(
         dtype: of what asks.
     """
     starts = step_places * steps
-    left = token_places * memory.count - starts
+    left = token_places * memory.total - starts
     both = [_places(starts, dtype), _places(left, dtype)]
     return Questions(memory, jnp.concatenate(both, axis=-1))
 
@@ -298,6 +345,5 @@ class Ask(eqx.Module):
         query = query.reshape(steps * rows, self.num_heads, -1)
         if self.query_norm is not None:
             query = self.query_norm(query)
-        memory = asked.memory
-        told = attend(query, memory.keys, memory.values, memory.mask(steps * rows))
+        told = asked.memory.told(query)
         return self.output(told.reshape(steps, rows, dim).astype(x.dtype))

@@ -289,6 +289,8 @@ class CausalPerceiver(eqx.Module):
         tokens: Float[Array, "source context_dim"],
         first: Int[Array, ""] | int,
         count: Int[Array, ""] | int | None = None,
+        *,
+        time: TimeAxis | None = None,
     ) -> tuple[Context, tuple[Array, Array] | None]:
         """`add_context` for callers that put many pieces into the memory at once.
 
@@ -296,6 +298,8 @@ class CausalPerceiver(eqx.Module):
             known: what is known of the context before; its memory is left as it is.
             tokens: the next piece, before which came `first` tokens.
             count: as of `add_context`.
+            time: devices over which the piece lies, inside `jax.shard_map`, a run on
+                each: what is pooled, and given back, is of this device. `None` for one.
 
         Returns:
             what is known after it; and keys and values to `extend` the memory by,
@@ -304,7 +308,7 @@ class CausalPerceiver(eqx.Module):
         seen = merge(known.seen, self.encoder.read_context(tokens, count))
         if self.remember is None or known.before is None:
             return replace(known, seen=seen), None
-        more, before = self.remember(tokens, first, known.before)
+        more, before = self.remember(tokens, first, known.before, time)
         return replace(known, seen=seen, before=before), more
 
     def advance(

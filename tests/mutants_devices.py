@@ -97,6 +97,42 @@ MUTANTS = (
         RING + "[4-2-tiles]",
     ),
     Mutant(
+        "context: each device counts its runs as the first",
+        "perceiver_eqx/adapters/byte_context.py",
+        "(jnp.arange(count) * time.size + time.index)",
+        "(jnp.arange(count) * time.size)",
+        ALL,
+    ),
+    Mutant(
+        "context: what other devices pool is left out",
+        "perceiver_eqx/adapters/byte_context.py",
+        "seen = merge_all(time.of_all(found.seen))",
+        "seen = found.seen",
+        ALL,
+    ),
+    Mutant(
+        "context: keys do not know the tokens of the device before",
+        "perceiver_eqx/context.py",
+        "before, after = time.before(last_of(own, before.shape[0]), before)",
+        "after = before",
+        ALL,
+    ),
+    Mutant(
+        "context: layers ask the tokens of their device alone",
+        "perceiver_eqx/context.py",
+        "return ring_ask(queries, self.keys, self.values, self.count, self.time)",
+        "return attend(queries, self.keys, self.values)",
+        ALL,
+    ),
+    Mutant(
+        "context: a part is taken to hold as many tokens as this device's",
+        "perceiver_eqx/attention/ring.py",
+        "average = engine.average(query, part, None)\n",
+        "average, mine = engine.average(query, part, None), part.count\n"
+        "    part = part._replace(count=jnp.full_like(mine, part.key.shape[0]))\n",
+        "tests/attention/test_ring.py::test_all_see_the_tokens_that_are_there",
+    ),
+    Mutant(
         "loss: the bytes of other devices are counted at the places of the first",
         "train/loss.py",
         "indices * time.size + time.index",

@@ -34,7 +34,7 @@ def sequence_bits(
     model: ByteLM,
     data: Integer[Array, " window_bytes"],
     length: Int[Array, ""],
-    context: Integer[Array, " source"] | None = None,
+    context: Integer[Array, "*source"] | None = None,
     *,
     context_length: Int[Array, ""] | None = None,
     chunk_steps: int,
@@ -59,7 +59,8 @@ def sequence_bits(
             there; `None` for all.
         chunk_steps: steps of a chunk, at least 1.
         time: devices over which the steps lie, inside `jax.shard_map`: `data` are those
-            of this one, runs of `chunk_steps` steps. `None` for one.
+            of this one, runs of `chunk_steps` steps, and `context` its runs (runs,
+            run). `None` for one.
         key: for dropout; `None` for none.
 
     Raises:
@@ -101,10 +102,10 @@ def sequence_bits(
     if count == 1 and time is None:
         given = {"context_length": context_length, "key": _chunk_key(key, 0)}
         return bits(model(tokens, context, **given), tokens, 0)
-    context_key, key = split_key(key)
     if time is not None and key is not None:
         key = jr.fold_in(key, time.index)
-    start = model.keep_nothing(context, context_length, key=context_key)
+    context_key, key = split_key(key)
+    start = model.keep_nothing(context, context_length, time=time, key=context_key)
     if not carries:
         return _bits_of_latents(model, start, chunks, starts, bits, time, key)
     # The context is the same for all chunks: it is no part of what they hand on.

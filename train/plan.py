@@ -94,8 +94,7 @@ def plan(
         f"{_operations(of_update)} more for the update"
     )
     if config.mesh:
-        alone = of_update + context_flops(config, state.model)
-        work = Work(flops + of_update - alone, alone, REACHED["gpu"])
+        work = Work(flops, of_update, REACHED["gpu"])
         return plan_mesh(config, work, report)
     room, begun = device_memory(), time.perf_counter()
     state_bytes, step_bytes = step_memory(config)
@@ -145,17 +144,6 @@ def step_flops(config: TrainConfig, model) -> tuple[int, int]:
     of_one = train_step_flops(model, data.window_bytes, context_bytes=context)
     muon = config.optim.name == "muon"
     return config.batch_size * of_one, muon_flops(model) if muon else 0
-
-
-def context_flops(config: TrainConfig, model) -> int:
-    """Those of a step's operations that are for contexts."""
-    if not config.model.use_context:
-        return 0
-    size, context = config.data.window_bytes, config.data.context_bytes
-    whole, without = (
-        train_step_flops(model, size, context_bytes=each) for each in (context, 0)
-    )
-    return config.batch_size * (whole - without)
 
 
 def step_memory(config: TrainConfig) -> tuple[int, int]:

@@ -43,7 +43,7 @@ class Work(NamedTuple):
 
     Attributes:
         shared: useful ones that the devices share.
-        alone: those that each does, of the optimizer and of reading contexts.
+        alone: those that each does, of the optimizer.
         reached: the share of a device's fastest products that is reached, and seconds
             that each chunk takes besides.
     """

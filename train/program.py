@@ -111,6 +111,9 @@ def batch_like(
     shapes["length"] = (rows,), jnp.int32
     if config.model.use_context:
         shapes["context"] = (rows, data.context_bytes), jnp.uint8
+        if layout is not None and layout.in_time > 1:
+            run, runs = layout.runs_of_context(data.context_bytes)
+            shapes["context"] = (rows, layout.in_time, runs, run), jnp.uint8
         shapes["context_length"] = (rows,), jnp.int32
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 

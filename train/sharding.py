@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from perceiver_eqx import ByteLM
+from perceiver_eqx.adapters.byte_context import context_piece
 from perceiver_eqx.mesh import Sharded
 from perceiver_eqx.time_axis import TimeAxis
 
@@ -36,7 +37,7 @@ LEAST_SHARDED = 1 << 12
 MATRICES = ("weight", "tables")
 MOMENTUM = "matrices"
 # What a batch has of every sequence whole, on each device that has some of its steps.
-SHARED_IN_TIME = ("length", "context", "context_length")
+SHARED_IN_TIME = ("length", "context_length")
 
 Batch = dict[str, np.ndarray]
 
@@ -53,6 +54,8 @@ class Layout:
         bytes_per_step: of the model.
         reach: how many steps before its own a layer sees, where it does not see all.
             No run is shorter, or the device before would not have them.
+        context_unit, context_reach: bytes of a context that are read together, and how
+            many before its own are looked at; of its runs as of those of steps.
     """
 
     mesh: Mesh
@@ -61,6 +64,8 @@ class Layout:
     chunk_steps: int
     bytes_per_step: int
     reach: int = 0
+    context_unit: int = 1
+    context_reach: int = 0
 
     @classmethod
     def of(cls, mesh: Mesh, config: TrainConfig) -> "Layout":
@@ -86,6 +91,7 @@ class Layout:
             config.chunk_steps,
             config.model.bytes_per_step,
             _reach(config.model),
+            *_units_of_context(config.model),
         )
         refusal = refusal_in_time(config)
         if layout.in_time > 1 and refusal is not None:
@@ -111,16 +117,27 @@ class Layout:
     def batch_specs(self, names: Any) -> dict[str, P]:
         """Where each array of a batch lies."""
         shared = dict.fromkeys(SHARED_IN_TIME, P(self.rows))
+        if self.in_time == 1:
+            shared["context"] = P(self.rows)
         return {name: shared.get(name, P(self.rows, self.time)) for name in names}
 
     def deal(self, batch: Batch) -> Batch:
         """A batch with its bytes dealt out (rows, devices in time, bytes of each) in
-        whole runs, and zeros after the end."""
+        whole runs, and zeros after the end; and so its contexts (rows, devices in time,
+        runs, run), if they are to lie over devices."""
         rows, size = batch["bytes"].shape
-        devices, (run, runs) = self.in_time, self.runs_of(size)
-        padded = np.pad(batch["bytes"], ((0, 0), (0, runs * devices * run - size)))
-        dealt = padded.reshape(rows, runs, devices, run).swapaxes(1, 2)
-        return {**batch, "bytes": dealt.reshape(rows, devices, runs * run)}
+        runs = self._dealt(batch["bytes"], *self.runs_of(size))
+        dealt = {"bytes": runs.reshape(rows, self.in_time, -1)}
+        if "context" in batch and self.in_time > 1:
+            context = batch["context"]
+            of_context = self.runs_of_context(context.shape[1])
+            dealt["context"] = self._dealt(context, *of_context)
+        return {**batch, **dealt}
+
+    def _dealt(self, data: np.ndarray, run: int, runs: int) -> np.ndarray:
+        (rows, size), devices = data.shape, self.in_time
+        padded = np.pad(data, ((0, 0), (0, runs * devices * run - size)))
+        return padded.reshape(rows, runs, devices, run).swapaxes(1, 2)
 
     def runs_of(self, size: int) -> tuple[int, int]:
         """Bytes that a device has in a row of a sequence of so many, and how often."""
@@ -128,6 +145,17 @@ class Layout:
         # A short sequence is cut into shorter runs than a chunk, but none too short.
         least = max(-(-steps // devices), self.reach)
         run = min(self.chunk_steps, least) * self.bytes_per_step
+        return run, -(-size // (devices * run))
+
+    def runs_of_context(self, size: int) -> tuple[int, int]:
+        """Bytes that a device has in a row of a context of so many, and how often."""
+        devices, unit = self.in_time, self.context_unit
+
+        def units(count: int) -> int:
+            return max(-(-count // unit), 1) * unit
+
+        run = min(units(-(-size // devices)), context_piece(unit))
+        run = max(run, units(self.context_reach))
         return run, -(-size // (devices * run))
 
     def put_batch(self, batch: Batch) -> dict[str, Array]:
@@ -215,7 +243,8 @@ class Layout:
             def of_device(arrays, batch, keys):
                 parts = jax.tree.map(_sharded, arrays, specs)
                 model = eqx.combine(parts, static, is_leaf=_is_part)
-                batch = {**batch, "bytes": batch["bytes"][:, 0]}
+                dealt = ("bytes", "context") if self.in_time > 1 else ("bytes",)
+                batch = {n: x[:, 0] if n in dealt else x for n, x in batch.items()}
                 bits, _ = local_bits(model, batch, keys)
                 return bits[None]
 
@@ -259,17 +288,26 @@ def refusal_in_time(config: TrainConfig) -> str | None:
 def _reach(model: ModelConfig) -> int:
     """How many steps back a layer sees, but for those that see all."""
 
-    def furthest(windows: Any) -> int:
-        windows = windows if isinstance(windows, tuple) else (windows,)
-        return max((each - 1 for each in windows if each is not None), default=0)
+    local = -(-_local_reach(model) // model.bytes_per_step)
+    return max(_furthest(model.latent_window), local)
 
-    local = max(
-        furthest(model.local_window),
-        max(model.ngrams, default=1) - 1,
-        model.local_conv - 1,
-        1,
-    )
-    return max(furthest(model.latent_window), -(-local // model.bytes_per_step))
+
+def _local_reach(model: ModelConfig) -> int:
+    """How many bytes back a local layer sees."""
+    ngram = max(model.ngrams, default=1)
+    return max(_furthest(model.local_window), ngram - 1, model.local_conv - 1, 1)
+
+
+def _furthest(windows: Any) -> int:
+    windows = windows if isinstance(windows, tuple) else (windows,)
+    return max((each - 1 for each in windows if each is not None), default=0)
+
+
+def _units_of_context(model: ModelConfig) -> tuple[int, int]:
+    """Bytes of a context that are read together, and how many before its own are looked
+    at: of the last, whose tokens give to the keys of those to come, a step."""
+    unit = model.context_patch * (model.context_block if model.context_layers else 1)
+    return unit, max(_local_reach(model), model.bytes_per_step)
 
 
 def _as_it_is(array: Array) -> Array:

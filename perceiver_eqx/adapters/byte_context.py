@@ -1,6 +1,7 @@
 """A context of bytes: its tokens, and how a source of any length is read."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -9,10 +10,12 @@ import jax.random as jr
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
-from ..context import Context
+from ..attention.softmax import merge_all
+from ..context import Context, Memory, MemoryOver
 from ..layers import Linear, split_key
 from ..model import CausalPerceiver
 from ..positions import sinusoids
+from ..time_axis import TimeAxis
 from .both_ways import BothWays
 from .bytes import ByteInput, ByteInputState
 
@@ -20,6 +23,11 @@ from .bytes import ByteInput, ByteInputState
 # A longer context is read in pieces of so many bytes, and again in the backward pass:
 # then the memory is that of one piece, and of what is kept of all.
 CONTEXT_PIECE = 1 << 14
+
+
+def context_piece(unit: int) -> int:
+    """Bytes of a piece, of which so many are read together."""
+    return max(CONTEXT_PIECE // unit, 1) * unit
 
 
 class ByteContext(eqx.Module):
@@ -118,40 +126,80 @@ class ContextReader:
             key: for dropout; `None` for none.
         """
         patch, size, memory = self.contexts.patch, context.size, known.memory
-        carry, unit = (state, replace(known, memory=None), start), self.contexts.unit
-        piece = max(CONTEXT_PIECE // unit, 1) * unit
+        carry, piece = (
+            (state, replace(known, memory=None)),
+            context_piece(self.contexts.unit),
+        )
         whole, found = size // piece if size > piece else 0, []
         if whole:
-            # A loop keeps what it computes apart by itself.
-            read = jax.checkpoint(self._read, prevent_cse=False)
-            of_pieces = (
-                context[: whole * piece].reshape(whole, piece),
-                jnp.clip(length - piece * jnp.arange(whole), 0, piece),
-                None if key is None else jr.split(key, whole),
-            )
-            carry, more = lax.scan(read, carry, of_pieces)
-            found.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), more))
-        if whole * piece < size:
-            left = length - whole * piece
-            left = left if isinstance(left, int) else jnp.maximum(left, 0)
-            carry, more = self._read(carry, (context[whole * piece :], left, key))
+            places = piece * jnp.arange(whole)
+            pieces = context[: whole * piece].reshape(whole, piece)
+            carry, more = self._read_all(carry, pieces, start, places, length, key)
             found.append(more)
-        if memory is not None:
+        if whole * piece < size:
+            place = whole * piece
+            left = length - place
+            left = left if isinstance(left, int) else jnp.maximum(left, 0)
+            last = context[place:], start + place, left, key
+            carry, more = self._read(carry, last)
+            found.append(more)
+        if isinstance(memory, Memory):
             keys, values = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
             memory = memory.extend(keys, values, -(-length // patch))
-        state, known, _ = carry
+        state, known = carry
         return replace(known, memory=memory), state
 
-    def _read(self, carry, of_piece):
-        state, known, start = carry
-        symbols, length, key = of_piece
+    def over_devices(
+        self,
+        known: Context,
+        state: ByteInputState,
+        runs: Integer[Array, "runs run"],
+        length: Int[Array, ""] | int,
+        time: TimeAxis,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Context, ByteInputState]:
+        """Read a whole context that lies over devices, inside `jax.shard_map`.
+
+        Args:
+            known: of nothing.
+            state: as of a call, with room for past bytes.
+            runs: of this device; runs are dealt out as those of steps are.
+            length: how many bytes of all devices are there.
+            time: the devices.
+        """
+        count, run = runs.shape
+        places = run * (jnp.arange(count) * time.size + time.index)
+        carry = state, replace(known, memory=None)
+        carry, more = self._read_all(carry, runs, 0, places, length, key, time)
+        (state, found), patch, memory = carry, self.contexts.patch, None
+        if more is not None:
+            of_each = -(-jnp.clip(length - places, 0, run) // patch)
+            memory = MemoryOver(*more, of_each.sum(), -(-length // patch), time)
+        seen = merge_all(time.of_all(found.seen))
+        return replace(found, seen=seen, memory=memory), state
+
+    def _read_all(self, carry, pieces, start, places, length, key, time=None):
+        """Pieces of one size, one after the other, of which the bytes are there that
+        stand before `length`."""
+        count, size = pieces.shape
+        # A loop keeps what it computes apart by itself.
+        read = jax.checkpoint(partial(self._read, time=time), prevent_cse=False)
+        keys = None if key is None else jr.split(key, count)
+        left = jnp.clip(length - places, 0, size)
+        carry, more = lax.scan(read, carry, (pieces, start + places, left, keys))
+        return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), more)
+
+    def _read(self, carry, of_piece, time=None):
+        state, known = carry
+        symbols, start, length, key = of_piece
         feature_key, token_key = split_key(key)
         features, state = self.inputs.of_context(
-            symbols, state, self.dtype, key=feature_key
+            symbols, state, self.dtype, time=time, key=feature_key
         )
         tokens = self.contexts(features, start, length, key=token_key)
         patch = self.contexts.patch
         known, more = self.perceiver.read_context(
-            known, tokens, start // patch, -(-length // patch)
+            known, tokens, start // patch, -(-length // patch), time=time
         )
-        return (state, known, start + symbols.size), more
+        return (state, known), more

@@ -16,7 +16,7 @@ from ..checks import check_enabled, check_integers, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
 from ..state import PerceiverState, as_arrays
-from ..time_axis import TimeAxis
+from ..time_axis import TimeAxis, devices_in
 from .both_ways import BothWays
 from .byte_context import ByteContext, ContextReader
 from .byte_state import ByteState
@@ -265,16 +265,20 @@ class ByteLM(eqx.Module):
 
     def keep_nothing(
         self,
-        context: Integer[Array, " source"] | None = None,
+        context: Integer[Array, "*source"] | None = None,
         context_length: Int[Array, ""] | int | None = None,
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> ByteState:
         """The state before the first byte, without room for what comes after: for a
-        whole sequence, taken at once. Arguments as of a call."""
+        whole sequence, taken at once. Arguments as of a call, but where the context
+        lies over devices: then it is the runs of this one (runs, run)."""
         state = self._state(self.perceiver.keep_nothing(dtype=self.dtype), keep=False)
         if context is not None:
-            state = self._read_context(state, context, context_length, key=key)
+            state = self._read_context(
+                state, context, context_length, time=time, key=key
+            )
         return state
 
     def init_state(
@@ -477,38 +481,41 @@ class ByteLM(eqx.Module):
         check_shape("tokens", tokens, "steps bytes_per_step", bytes_per_step=per_step)
         _check_some("step", tokens=tokens)
 
-    def _check_context(self, context: Integer[Array, " source"]) -> ByteContext:
+    def _check_context(
+        self, context: Integer[Array, "*source"], shape: str = "source"
+    ) -> ByteContext:
         if self.contexts is None:
             raise ValueError(
                 "`context` was given to a model built without one; build it with "
                 "`use_context=True`."
             )
-        check_shape("context", context, "source")
+        check_shape("context", context, shape)
         check_integers("context", context)
         return self.contexts
 
     def _read_context(
         self,
         state: ByteState,
-        context: Integer[Array, " source"],
+        context: Integer[Array, "*source"],
         length: Int[Array, ""] | int | None = None,
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> ByteState:
         """The state with a piece of the context, of which so many bytes are there."""
-        contexts = self._check_context(context)
+        contexts = self._check_context(
+            context, "source" if time is None else "runs run"
+        )
         if context.size == 0 or state.contexts is None:
             return state
-        length = context.size if length is None else length
+        length = context.size * devices_in(time) if length is None else length
         reader = ContextReader(self.inputs, contexts, self.perceiver, self.dtype)
-        known, inputs = reader(
-            state.perceiver.context,
-            state.contexts,
-            state.context_bytes,
-            context,
-            length,
-            key=key,
-        )
+        before = state.perceiver.context, state.contexts
+        if time is None:
+            start = state.context_bytes
+            known, inputs = reader(*before, start, context, length, key=key)
+        else:
+            known, inputs = reader.over_devices(*before, context, length, time, key=key)
         return replace(
             state,
             perceiver=replace(state.perceiver, context=known),

@@ -140,12 +140,14 @@ class ByteInput(eqx.Module):
         state: ByteInputState,
         dtype: DTypeLike,
         *,
+        time: TimeAxis | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "source dim"], ByteInputState]:
         """The features of the next bytes of a context: the same as of a sequence, but
         that they have no place in a step. So what is read can be found in what was."""
         no_place = jnp.zeros((1, self.begin.size), dtype)
-        return self._features(symbols.astype(jnp.int32), no_place, state, dtype, key)
+        symbols = symbols.astype(jnp.int32)
+        return self._features(symbols, no_place, state, dtype, key, time)
 
     def next_byte(
         self,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .masks import DenseMask, KeyMask, Mask, StepMask
-from .parts import CausalRows, StepSizes, attend_mask, attend_steps
+from .parts import CausalRows, FirstColumns, StepSizes, attend_mask, attend_steps
 
 
 # Key steps for each query step, up to which rows for all of them are worth their time:
@@ -83,7 +83,7 @@ class CudnnKernel(NamedTuple):
     """Attention over rows by cuDNN: float16 or bfloat16, on an NVIDIA GPU."""
 
     def forward(
-        self, query: Array, key: Array, value: Array, seen: CausalRows | None
+        self, query: Array, key: Array, value: Array, seen: CausalRows | FirstColumns
     ) -> tuple[Float[Array, "rows heads v_dim"], Float[Array, "heads rows"]]:
         """
         Raises:
@@ -101,7 +101,7 @@ class CudnnKernel(NamedTuple):
         out: Array,
         lse: Float[Array, "heads rows"],
         d_out: Array,
-        seen: CausalRows | None,
+        seen: CausalRows | FirstColumns,
     ) -> tuple[Array, Array, Array]:
         """
         Raises:
@@ -131,16 +131,17 @@ class _Residuals(NamedTuple):
 
 
 def _with_residuals(
-    query, key, value, seen: CausalRows | None
+    query, key, value, seen: CausalRows | FirstColumns
 ) -> tuple[Array, _Residuals]:
     told: dict[str, Any] = {}
-    if seen is not None:
-        # The row that makes them even comes last, and is seen by none.
+    # The row that makes them even comes last, and is to be seen by none.
+    if isinstance(seen, CausalRows):
         back = seen.rows_back
         window = None if back is None else (back, 0)
         told = {"is_causal": True, "local_window_size": window}
-    elif key.shape[0] % 2:
-        told = {"key_value_seq_lengths": jnp.full(1, key.shape[0], jnp.int32)}
+    elif seen.count is not None or key.shape[0] % 2:
+        count = key.shape[0] if seen.count is None else seen.count
+        told = {"key_value_seq_lengths": jnp.asarray(count, jnp.int32)[None]}
     query, key, value = _even_rows(query, key, value)
     out, vjp = jax.vjp(partial(_attend, **told), query, key, value)
     leaves, tree = jax.tree.flatten(vjp)

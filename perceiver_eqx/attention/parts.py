@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .masks import StepMask
 from .pairs import StepPairs, add_pair_gradients, merge_pairs
@@ -33,13 +33,19 @@ class CausalRows(NamedTuple):
     rows_back: int | None
 
 
+class FirstColumns(NamedTuple):
+    """All rows see the first `count` columns, of which there is at least one; all of
+    them if that is `None`."""
+
+    count: Int[Array, ""] | None = None
+
+
 @runtime_checkable
 class RowKernel(Protocol):
-    """Plain attention over rows, causal or, where `seen` is `None`, of all of them to
-    all columns. Hashable, since it is static."""
+    """Plain attention over rows. Hashable, since it is static."""
 
     def forward(
-        self, query: Array, key: Array, value: Array, seen: CausalRows | None
+        self, query: Array, key: Array, value: Array, seen: CausalRows | FirstColumns
     ) -> tuple[Float[Array, "rows heads v_dim"], Float[Array, "heads rows"]]:
         """The output, and its log-sum-exp in float32."""
         ...
@@ -52,7 +58,7 @@ class RowKernel(Protocol):
         out: Array,
         lse: Float[Array, "heads rows"],
         d_out: Array,
-        seen: CausalRows | None,
+        seen: CausalRows | FirstColumns,
     ) -> tuple[Array, Array, Array]:
         """Gradients of query, key and value, where `out` and `lse` are those of an
         average over these pairs and others."""

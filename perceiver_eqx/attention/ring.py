@@ -1,8 +1,9 @@
-"""Causal attention between steps that lie on many devices: keys and values go round in
-a ring, and every device merges what its queries find in each of their parts.
+"""Attention to what lies on many devices: keys and values go round in a ring, and every
+device merges what its queries find in each of their parts.
 
-Steps are dealt out in runs (`TimeAxis`), so that each device has early and late ones:
-with several runs, all have about as much to do.
+`ring_attend` is causal attention between steps. They are dealt out in runs
+(`TimeAxis`), so that each device has early and late ones: with several runs, all have
+about as much to do. `ring_ask` is attention to the tokens of a context, which all see.
 
 The next part comes while one is attended. Backward, the parts go round once more, and
 behind them their gradients, which come home at the end: nothing of the whole sequence
@@ -17,12 +18,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ..time_axis import TimeAxis
 from .cudnn import CudnnKernel, cudnn_refusal
+from .masks import first_keys
 from .parts import RowKernel
-from .ring_parts import FusedParts, RingEngine, RingSizes, TiledParts
+from .ring_parts import FusedParts, Part, RingEngine, RingSizes, TiledParts
+from .ring_tokens import FusedTokens, TiledTokens
 from .softmax import ATTENDED, merge
 
 
@@ -53,43 +56,67 @@ def ring_attend(
     if kernel is None and cudnn_refusal(*flat, sizes.own_mask, 0.0) is None:
         kernel = CudnnKernel()
     engine = TiledParts(sizes) if kernel is None else FusedParts(sizes, kernel)
-    out = jnp.asarray(_ring(*flat, engine, time))
+    query, *part = flat
+    out = jnp.asarray(_ring(query, Part(*part), engine, time))
     return out.reshape(steps, rows, *out.shape[1:])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _ring(query, key, value, engine: RingEngine, time: TimeAxis):
-    return _forward(query, key, value, engine, time)[0]
+@jax.named_scope("pqx.ring_ask")
+def ring_ask(
+    query: Float[Array, "rows heads head_dim"],
+    key: Float[Array, "tokens heads head_dim"],
+    value: Float[Array, "tokens heads v_dim"],
+    count: Int[Array, ""],
+    time: TimeAxis,
+    kernel: RowKernel | None = None,
+) -> Float[Array, "rows heads v_dim"]:
+    """Attention of this device's rows to the tokens of all devices.
+
+    Args:
+        query: of this device.
+        key, value, count: of its tokens, of which the first `count` are there. All
+            devices have room for as many.
+        kernel: as of `ring_attend`.
+    """
+    mask = first_keys(query.shape[0], key.shape[0], count)
+    if kernel is None and cudnn_refusal(query, key, value, mask, 0.0) is None:
+        kernel = CudnnKernel()
+    engine = TiledTokens() if kernel is None else FusedTokens(kernel)
+    return jnp.asarray(_ring(query, Part(key, value, count), engine, time))
 
 
-def _forward(query, key, value, engine: RingEngine, time):
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _ring(query, part: Part, engine: RingEngine, time: TimeAxis):
+    return _forward(query, part, engine, time)[0]
+
+
+def _forward(query, part: Part, engine: RingEngine, time):
     def add(average, part, later):
-        return merge(average, engine.average(query, *part, later))
+        return merge(average, engine.average(query, part, later))
 
-    average = engine.average(query, key, value, None)
-    average = _over_others(add, average, (key, value), time)
-    kept = checkpoint_name(engine.kept(average, value.dtype), ATTENDED)
+    dtype = part.value.dtype
+    average = engine.average(query, part, None)
+    average = _over_others(add, average, part, time)
+    kept = checkpoint_name(engine.kept(average, dtype), ATTENDED)
     # Of what is kept, or a layer that is computed again would go round once more.
-    return engine.out(kept, value.dtype), (query, key, value, kept)
+    return engine.out(kept, dtype), (query, part, kept)
 
 
 def _backward(engine: RingEngine, time, residuals, d_out):
-    query, key, value, kept = residuals
+    query, part, kept = residuals
 
     def add(found, part, later):
         d_query, of_keys = found
-        of_query, *more = engine.gradients(query, *part, kept, d_out, later)
+        of_query, *more = engine.gradients(query, part, kept, d_out, later)
         # What was found of this part so far is where the device before had it.
         return d_query + of_query, [*map(jnp.add, time.to_next(of_keys), more)]
 
-    d_query, *of_keys = engine.gradients(query, key, value, kept, d_out, None)
-    d_query, of_keys = _over_others(add, (d_query, of_keys), (key, value), time)
+    d_query, *of_keys = engine.gradients(query, part, kept, d_out, None)
+    d_query, of_keys = _over_others(add, (d_query, of_keys), part, time)
     # Now they are where the next device's keys are.
-    found = d_query, *time.to_next(of_keys)
-    return tuple(
-        gradient.astype(x.dtype)
-        for gradient, x in zip(found, (query, key, value), strict=True)
-    )
+    d_key, d_value = time.to_next(of_keys)
+    key, value = d_key.astype(part.key.dtype), d_value.astype(part.value.dtype)
+    return d_query.astype(query.dtype), Part(key, value, None)
 
 
 _ring.defvjp(_forward, _backward)

@@ -16,11 +16,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, DTypeLike, PyTree
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PyTree
 
 from .blockwise import blockwise_average, blockwise_gradients
 from .masks import StepMask
-from .parts import RowKernel, StepSizes, steps_average, steps_gradients
+from .parts import FirstColumns, RowKernel, StepSizes, steps_average, steps_gradients
 from .softmax import SoftmaxAverage, empty_average, merge
 
 
@@ -42,6 +42,15 @@ class RingSizes(NamedTuple):
         return self.steps // self.runs * self.rows
 
 
+class Part(NamedTuple):
+    """What goes round: the keys and values of a device, and how many of them are there,
+    where that may not be all."""
+
+    key: Float[Array, "rows heads head_dim"]
+    value: Float[Array, "rows heads v_dim"]
+    count: Int[Array, ""] | None = None
+
+
 @runtime_checkable
 class RingEngine(Protocol):
     """What a ring asks of each device. Hashable, since it is static.
@@ -50,7 +59,7 @@ class RingEngine(Protocol):
     """
 
     def average(
-        self, query: Array, key: Array, value: Array, later: Bool[Array, ""] | None
+        self, query: Array, part: Part, later: Bool[Array, ""] | None
     ) -> SoftmaxAverage:
         """What the queries find in a part."""
         ...
@@ -66,8 +75,7 @@ class RingEngine(Protocol):
     def gradients(
         self,
         query: Array,
-        key: Array,
-        value: Array,
+        part: Part,
         kept: PyTree[Array],
         d_out: Array,
         later: Bool[Array, ""] | None,
@@ -82,8 +90,8 @@ class TiledParts(NamedTuple):
 
     sizes: RingSizes
 
-    def average(self, query, key, value, later):
-        return blockwise_average(query, key, value, self._mask(later))
+    def average(self, query, part, later):
+        return blockwise_average(query, part.key, part.value, self._mask(later))
 
     def kept(self, average, dtype):
         del dtype  # in that of averages, as `merge` left it
@@ -92,9 +100,9 @@ class TiledParts(NamedTuple):
     def out(self, kept, dtype):
         return kept.value.astype(dtype)
 
-    def gradients(self, query, key, value, kept, d_out, later):
+    def gradients(self, query, part, kept, d_out, later):
         mask = self._mask(later)
-        return blockwise_gradients(query, key, value, mask, kept, d_out)
+        return blockwise_gradients(query, part.key, part.value, mask, kept, d_out)
 
     def _mask(self, later: Bool[Array, ""] | None) -> StepMask:
         if later is None:
@@ -111,13 +119,17 @@ class FusedParts(NamedTuple):
     sizes: RingSizes
     kernel: RowKernel
 
-    def average(self, query, key, value, later):
+    def average(self, query, part, later):
+        key, value, _ = part
         if later is None:
             return steps_average(query, key, value, self._own, self.kernel)
 
+        def forward(query, key, value):
+            return self.kernel.forward(query, key, value, FirstColumns())
+
         def add(average: SoftmaxAverage, squares: _Squares) -> SoftmaxAverage:
             rows = squares.queries(query), squares.keys(key), squares.keys(value)
-            out, lse = jax.vmap(lambda *x: self.kernel.forward(*x, None))(*rows)
+            out, lse = jax.vmap(forward)(*rows)
             lse = lse.swapaxes(1, 2)
             found = SoftmaxAverage(lse, out.astype(lse.dtype))
             return squares.put_queries(average, merge(squares.queries(average), found))
@@ -133,14 +145,15 @@ class FusedParts(NamedTuple):
         del dtype
         return kept[0]
 
-    def gradients(self, query, key, value, kept, d_out, later):
-        out, lse = kept
+    def gradients(self, query, part, kept, d_out, later):
+        (key, value, _), (out, lse) = part, kept
         if later is None:
             rows = query, key, value, out, lse.T, d_out
             return steps_gradients(*rows, self._own, self.kernel)
 
         def backward(query, key, value, out, lse, d_out):
-            return self.kernel.backward(query, key, value, out, lse.T, d_out, None)
+            rows = query, key, value, out, lse.T, d_out
+            return self.kernel.backward(*rows, FirstColumns())
 
         def add(sums: tuple, squares: _Squares) -> tuple:
             found = jax.vmap(backward)(

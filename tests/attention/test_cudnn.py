@@ -7,7 +7,7 @@ import pytest
 
 from perceiver_eqx import StepMask, attend, explain_engine
 from perceiver_eqx.attention.cudnn import CudnnKernel
-from perceiver_eqx.attention.parts import RowKernel
+from perceiver_eqx.attention.parts import FirstColumns, RowKernel
 from tests.helpers import attention_oracle, normals, relative_error
 
 
@@ -110,8 +110,11 @@ def test_batches_with_different_numbers_of_keys_are_as_one_by_one():
 
 
 @on_gpu
-@pytest.mark.parametrize(("rows", "columns"), [(64, 192), (63, 35)])
-def test_the_kernel_by_itself_without_a_mask(rows, columns):
+@pytest.mark.parametrize(
+    ("rows", "columns", "count"),
+    [(64, 192, None), (63, 35, None), (64, 192, 100), (63, 35, 17)],
+)
+def test_the_kernel_by_itself_without_a_mask(rows, columns, count):
     query, d_out = (jnp.asarray(normals(i, rows, 2, 64), "bfloat16") for i in range(2))
     key, value = (
         jnp.asarray(normals(i, columns, 2, 64), "bfloat16") for i in range(2, 4)
@@ -119,11 +122,13 @@ def test_the_kernel_by_itself_without_a_mask(rows, columns):
 
     @jax.jit
     def run(query, key, value, d_out):
-        out, lse = CudnnKernel().forward(query, key, value, None)
+        seen = FirstColumns(None if count is None else jnp.array(count))
+        out, lse = CudnnKernel().forward(query, key, value, seen)
         rows = query, key, value, out, lse, d_out
-        return out, *CudnnKernel().backward(*rows, None)
+        return out, *CudnnKernel().backward(*rows, seen)
 
-    allowed = np.ones((rows, columns), bool)
+    seen = np.arange(columns) < (columns if count is None else count)
+    allowed = np.broadcast_to(seen, (rows, columns))
     expected = attention_oracle(query, key, value, allowed, d_out)
     for found, wanted in zip(run(query, key, value, d_out), expected, strict=True):
         assert relative_error(found, wanted) <= 4e-3

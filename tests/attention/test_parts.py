@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from perceiver_eqx import StepMask, attend
 from perceiver_eqx.attention.dense import attention_scores
 from perceiver_eqx.attention.parts import (
+    FirstColumns,
     StepSizes,
     _squares,
     attend_mask,
@@ -24,8 +25,9 @@ class DenseKernel(NamedTuple):
 
     def _allowed(self, rows, columns, seen):
         row, column = jnp.arange(rows)[:, None], jnp.arange(columns)
-        if seen is None:
-            return jnp.ones((rows, columns), bool)
+        if isinstance(seen, FirstColumns):
+            count = columns if seen.count is None else seen.count
+            return jnp.broadcast_to(column < count, (rows, columns))
         back, furthest = row - column, seen.rows_back
         return back >= 0 if furthest is None else (back >= 0) & (back <= furthest)
 

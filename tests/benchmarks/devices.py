@@ -60,8 +60,13 @@ SMALL = ModelConfig(
 )
 
 
-def config_of(model: ModelConfig, window: int, chunk: int, **changes) -> TrainConfig:
+def config_of(
+    model: ModelConfig, window: int, chunk: int, context: int = 0, **changes
+) -> TrainConfig:
     data = DataConfig(window_bytes=window, validation_bytes=None)
+    if context:
+        model = replace(model, use_context=True, context_patch=16)
+        data = replace(data, kind="pairs", context_bytes=context)
     values = {"batch_size": 1, "steps": 100, **changes}
     return TrainConfig(
         model=model,
@@ -93,6 +98,10 @@ class Program:
         words = rng.integers(97, 123, (rows, 37), dtype=np.uint8)
         data = np.tile(words, (1, -(-size // 37)))[:, :size]
         batch = {"bytes": data, "length": np.full(rows, size, np.int32)}
+        if self.config.model.use_context:
+            room = self.config.data.context_bytes
+            batch["context"] = np.tile(words, (1, -(-room // 37)))[:, :room]
+            batch["context_length"] = np.full(rows, room, np.int32)
         if self.layout is None:
             return jax.tree.map(jnp.asarray, batch)
         return self.layout.put_batch(batch)
@@ -149,10 +158,19 @@ def equality(count: int, sizes: dict) -> None:
     if count >= 8:
         meshes += [f"data=2,model=2,time={count // 4}"]
     config = config_of(SMALL, sizes["equal"], 32, batch_size=8)
+    pairs = config_of(SMALL, sizes["equal"], 32, sizes["equal"], batch_size=8)
     # Not as a context, which other threads would not know of.
     jax.config.update("jax_default_matmul_precision", "highest")
-    programs = compiled([(config, each) for each in ("", *meshes)])
+    of_both = [(config, each) for each in ("", *meshes)]
+    of_both += [(pairs, each) for each in ("", f"time={count}")]
+    programs = compiled(of_both)
     jax.config.update("jax_default_matmul_precision", None)
+    compare(programs[: len(meshes) + 1])
+    compare(programs[len(meshes) + 1 :])
+
+
+def compare(programs: list[Program]) -> None:
+    """The runs of programs beside that of the first."""
     runs = []
     for program in programs:
         found = []
@@ -170,7 +188,9 @@ def equality(count: int, sizes: dict) -> None:
         }
         same = all(x <= ROUNDING for x in apart.values())
         losses = [round(run[at]["bits_per_byte"], 4) for at in (0, 19)]
-        told("equality", mesh=program.sizes, same=same, losses=losses, **apart)
+        context = program.config.model.use_context
+        found = {"mesh": program.sizes, "context": context, "same": same}
+        told("equality", losses=losses, **found, **apart)
 
 
 def weak(count: int, sizes: dict) -> None:
@@ -206,15 +226,17 @@ def scaling(
     pairs = [(one, ""), *((config, f"{axis}={count}") for config, axis in others)]
     alone = None
     for program in compiled(pairs):
-        seconds = program.seconds(repeats)
+        seconds, model = program.seconds(repeats), program.config.model
         alone = seconds if alone is None else alone
-        rate = program.config.batch_size * program.config.data.window_bytes
+        data = program.config.data
+        rate = program.config.batch_size * data.window_bytes
         state, step = program.bytes_of_memory
         found = {
             "mesh": program.sizes or "one device",
             "batch": program.config.batch_size,
-            "window_bytes": program.config.data.window_bytes,
-            "latent_window": program.config.model.latent_window,
+            "window_bytes": data.window_bytes,
+            "context_bytes": data.context_bytes if model.use_context else 0,
+            "latent_window": model.latent_window,
             "seconds": seconds,
             "bytes_per_second": rate / seconds,
             "state_bytes": state,
@@ -231,6 +253,15 @@ def scaling(
             found["planned_over_measured"] = told_seconds / seconds
             found["nccl_share"] = program.share_of_exchange()
         told("scaling", **found)
+
+
+def context(count: int, sizes: dict) -> None:
+    """A context as many times longer as there are devices, of one target."""
+    target, own = sizes["target"], sizes["own"]
+    one, long = (
+        config_of(BIG, target, sizes["chunk"], own * times) for times in (1, count)
+    )
+    scaling(count, one, [(long, "time")], 1.0, sizes["repeats"])
 
 
 def largest(count: int, sizes: dict) -> None:
@@ -258,6 +289,7 @@ PARTS = {
     "weak": weak,
     "strong": strong,
     "ring": ring,
+    "context": context,
     "largest": largest,
 }
 REAL = {
@@ -266,6 +298,7 @@ REAL = {
     "chunk": 8192,
     "strong": 8 * MILLION,
     "ring": 4 * MILLION,
+    "target": MILLION // 4,
     "largest": 32 * MILLION,
     "repeats": 5,
 }
@@ -275,6 +308,7 @@ DRY = {
     "chunk": 512,
     "strong": 2**15,
     "ring": 2**14,
+    "target": 2**13,
     "largest": 2**15,
     "repeats": 1,
 }

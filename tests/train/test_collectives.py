@@ -56,10 +56,10 @@ def test_what_goes_along_time_does_not_grow_with_the_sequence():
     average = 4 * rows * (latents * width + 2 * latents * encoder.cross.heads.num_heads)
     of_encoder = [x for x in short if "prefix_over" in x.name and "gather" in x.kind]
     assert sum(x.result_bytes for x in of_encoder) <= 2 * 4 * average
-    # Two keys of the window before the own step; three bytes of local layers, ...
-    keys = 4 * rows * 2 * latents * width
-    features = 4 * rows * config.model.bytes_per_step * width
-    most = max(keys, features)
+    # What the windows reach before the own step and byte; and features of a step.
+    keys = 4 * rows * (config.model.latent_window - 1) * latents * width
+    before = max(config.model.local_window - 1, config.model.bytes_per_step)
+    most = max(keys, 4 * rows * before * width)
     for x in short:
         if x.kind == "collective-permute":
             assert 0 < x.result_bytes <= most, x

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import perceiver_eqx.adapters.byte_context as byte_context
 import train.sharding as sharding
 from perceiver_eqx.mesh import make_mesh
 from tests.helpers import assert_gradients_close
@@ -26,7 +27,7 @@ from train.program import compile_step, layout_of, mesh_for, new_state
 from train.sharding import Layout
 
 
-PER_STEP, WINDOW = 4, 96
+PER_STEP, WINDOW, CONTEXT = 4, 96, 36
 
 
 def config_of(latent_window, *, context: bool = False, **changes) -> TrainConfig:
@@ -44,10 +45,10 @@ def config_of(latent_window, *, context: bool = False, **changes) -> TrainConfig
         ngram_rows=64,
         use_context=context,
         context_layers=int(context),
+        context_block=4,
     )
-    data = DataConfig(
-        kind="pairs" if context else "bytes", window_bytes=WINDOW, context_bytes=20
-    )
+    kind = "pairs" if context else "bytes"
+    data = DataConfig(kind=kind, window_bytes=WINDOW, context_bytes=CONTEXT)
     values = {"batch_size": 4, "chunk_steps": 4, "steps": 20, **changes}
     optim = OptimConfig(warmup_steps=2)
     return TrainConfig(model=model, data=data, optim=optim, **values)
@@ -63,8 +64,10 @@ def batches_of(config: TrainConfig, count: int) -> list[dict[str, np.ndarray]]:
         length[0] = WINDOW  # so that each device has some of them
         batch = {"bytes": data, "length": length}
         if config.model.use_context:
-            batch["context"] = np.tile(words, (1, 4))
-            batch["context_length"] = rng.integers(0, 21, rows)
+            batch["context"] = np.tile(words, (1, -(-CONTEXT // 5)))[:, :CONTEXT]
+            length = rng.integers(0, CONTEXT + 1, rows)
+            length[0] = CONTEXT
+            batch["context_length"] = length
         found.append(batch)
     return found
 
@@ -74,8 +77,10 @@ def layout(sizes: str, config: TrainConfig) -> Layout:
 
 
 @pytest.fixture(autouse=True)
-def _small_parameters_are_sharded_too(monkeypatch):
+def _what_is_small_is_sharded_too(monkeypatch):
     monkeypatch.setattr(sharding, "LEAST_SHARDED", 32)
+    # So that a device reads some pieces of a context, one after the other.
+    monkeypatch.setattr(byte_context, "CONTEXT_PIECE", 8)
 
 
 def curve(config: TrainConfig, over: Layout | None = None) -> list[dict[str, float]]:
@@ -148,17 +153,16 @@ def gradient(config: TrainConfig, over: Layout | None, key=None):
 
 
 def test_gradients_over_devices_are_those_of_one():
-    """Of layers that see a window, and of some that see all."""
-    assert_same_gradients((3, None), "model=2,time=2")
+    """Of layers that see a window, and of some that see all, with a context."""
+    assert_same_gradients(config_of((3, None), context=True), "model=2,time=2")
 
 
 @pytest.mark.reliability
 def test_gradients_over_devices_in_time_are_those_of_one():
-    assert_same_gradients(5, "time=4")
+    assert_same_gradients(config_of(5), "time=4")
 
 
-def assert_same_gradients(window, sizes: str) -> None:
-    config = config_of(window)
+def assert_same_gradients(config: TrainConfig, sizes: str) -> None:
     (expected, count), gradients = gradient(config, None)
     (found, same), others = gradient(config, layout(sizes, config))
     np.testing.assert_allclose(found, expected, rtol=SAME)

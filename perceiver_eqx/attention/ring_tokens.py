@@ -1,0 +1,71 @@
+"""Attention of all rows of a device to the tokens of one part of a ring, the first
+`count` of them, by the portable engine or by a fused kernel."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from .blockwise import blockwise_average, blockwise_gradients
+from .masks import StepMask, first_keys
+from .parts import FirstColumns, RowKernel
+from .ring_parts import Part
+from .softmax import SoftmaxAverage
+
+
+class TiledTokens(NamedTuple):
+    """A `RingEngine` by the portable engine."""
+
+    def average(self, query, part: Part, later):
+        del later  # all see all
+        return blockwise_average(query, part.key, part.value, self._mask(query, part))
+
+    def kept(self, average, dtype):
+        del dtype  # in that of averages, as `merge` left it
+        return average
+
+    def out(self, kept, dtype):
+        return kept.value.astype(dtype)
+
+    def gradients(self, query, part: Part, kept, d_out, later):
+        del later
+        mask = self._mask(query, part)
+        return blockwise_gradients(query, part.key, part.value, mask, kept, d_out)
+
+    def _mask(self, query, part: Part) -> StepMask:
+        return first_keys(query.shape[0], part.key.shape[0], part.count)
+
+
+class FusedTokens(NamedTuple):
+    """A `RingEngine` by a kernel for rows."""
+
+    kernel: RowKernel
+
+    def average(self, query, part: Part, later):
+        del later  # all see all
+        seen, some = self._seen(part)
+        out, lse = self.kernel.forward(query, part.key, part.value, seen)
+        lse = jnp.where(some, lse.T, -jnp.inf)
+        return SoftmaxAverage(lse, jnp.where(some, out, 0).astype(lse.dtype))
+
+    def kept(self, average, dtype):
+        return average.value.astype(dtype), average.lse
+
+    def out(self, kept, dtype):
+        del dtype
+        return kept[0]
+
+    def gradients(self, query, part: Part, kept, d_out, later):
+        del later
+        (out, lse), (seen, some) = kept, self._seen(part)
+        # Where no part has any token, the log-sum-exp is of none.
+        lse = jnp.where(jnp.isneginf(lse), 0, lse)
+        rows = query, part.key, part.value, out, lse.T, d_out
+        d_query, d_key, d_value = (
+            jnp.where(some, x, 0).astype(lse.dtype)
+            for x in self.kernel.backward(*rows, seen)
+        )
+        return d_query, d_key, d_value
+
+    def _seen(self, part: Part):
+        """The columns to ask a kernel for, and whether there are any."""
+        return FirstColumns(jnp.maximum(part.count, 1)), part.count > 0
