@@ -16,7 +16,7 @@ from .checks import (
     check_shape,
     check_sizes,
 )
-from .context import Context, Questions, Remember, questions
+from .context import Context, Memory, Questions, Remember, questions
 from .decoder import PlaceDecoder, QueryDecoder
 from .encoder import CausalEncoder
 from .layers import split_key
@@ -278,7 +278,7 @@ class CausalPerceiver(eqx.Module):
         memory = state.context.memory
         first = 0 if memory is None else memory.count
         known, more = self.read_context(state.context, context, first, count)
-        if memory is not None and more is not None:
+        if isinstance(memory, Memory) and more is not None:
             size = context.shape[0] if count is None else count
             known = replace(known, memory=memory.extend(*more, size))
         return replace(state, context=known)

@@ -84,8 +84,8 @@ MUTANTS = (
     Mutant(
         "ring: what it gives is no part of what is kept",
         "perceiver_eqx/attention/ring.py",
-        "return engine.out(kept, value.dtype), (",
-        "return average.value.astype(value.dtype), (",
+        "return engine.out(kept, dtype), (",
+        "return average.value.astype(dtype), (",
         "tests/attention/test_ring.py::"
         "test_a_layer_that_is_computed_again_goes_round_no_more_often",
     ),
@@ -128,8 +128,8 @@ MUTANTS = (
         "context: a part is taken to hold as many tokens as this device's",
         "perceiver_eqx/attention/ring.py",
         "average = engine.average(query, part, None)\n",
-        "average, mine = engine.average(query, part, None), part.count\n"
-        "    part = part._replace(count=jnp.full_like(mine, part.key.shape[0]))\n",
+        "average, mine = engine.average(query, part, None), part.there\n"
+        "    part = part._replace(there=jnp.full_like(mine, part.key.shape[0]))\n",
         "tests/attention/test_ring.py::test_all_see_the_tokens_that_are_there",
     ),
     Mutant(

@@ -37,7 +37,7 @@ LEAST_SHARDED = 1 << 12
 MATRICES = ("weight", "tables")
 MOMENTUM = "matrices"
 # What a batch has of every sequence whole, on each device that has some of its steps.
-SHARED_IN_TIME = ("length", "context_length")
+SHARED_IN_TIME: tuple[str, ...] = ("length", "context_length")
 
 Batch = dict[str, np.ndarray]
 
@@ -91,7 +91,7 @@ class Layout:
             config.chunk_steps,
             config.model.bytes_per_step,
             _reach(config.model),
-            *_units_of_context(config.model),
+            *units_of_context(config.model),
         )
         refusal = refusal_in_time(config)
         if layout.in_time > 1 and refusal is not None:
@@ -116,7 +116,7 @@ class Layout:
 
     def batch_specs(self, names: Any) -> dict[str, P]:
         """Where each array of a batch lies."""
-        shared = dict.fromkeys(SHARED_IN_TIME, P(self.rows))
+        shared: dict[str, P] = dict.fromkeys(SHARED_IN_TIME, P(self.rows))
         if self.in_time == 1:
             shared["context"] = P(self.rows)
         return {name: shared.get(name, P(self.rows, self.time)) for name in names}
@@ -303,7 +303,7 @@ def _furthest(windows: Any) -> int:
     return max((each - 1 for each in windows if each is not None), default=0)
 
 
-def _units_of_context(model: ModelConfig) -> tuple[int, int]:
+def units_of_context(model: ModelConfig) -> tuple[int, int]:
     """Bytes of a context that are read together, and how many before its own are looked
     at: of the last, whose tokens give to the keys of those to come, a step."""
     unit = model.context_patch * (model.context_block if model.context_layers else 1)

@@ -175,7 +175,9 @@ class ContextReader:
         (state, found), patch, memory = carry, self.contexts.patch, None
         if more is not None:
             of_each = -(-jnp.clip(length - places, 0, run) // patch)
-            memory = MemoryOver(*more, of_each.sum(), -(-length // patch), time)
+            keys, values = more
+            total = -(-length // patch)
+            memory = MemoryOver(keys, values, of_each.sum(), total, time)
         seen = merge_all(time.of_all(found.seen))
         return replace(found, seen=seen, memory=memory), state
 

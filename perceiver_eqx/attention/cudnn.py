@@ -139,9 +139,9 @@ def _with_residuals(
         back = seen.rows_back
         window = None if back is None else (back, 0)
         told = {"is_causal": True, "local_window_size": window}
-    elif seen.count is not None or key.shape[0] % 2:
-        count = key.shape[0] if seen.count is None else seen.count
-        told = {"key_value_seq_lengths": jnp.asarray(count, jnp.int32)[None]}
+    elif seen.number is not None or key.shape[0] % 2:
+        number = key.shape[0] if seen.number is None else seen.number
+        told = {"key_value_seq_lengths": jnp.asarray(number, jnp.int32)[None]}
     query, key, value = _even_rows(query, key, value)
     out, vjp = jax.vjp(partial(_attend, **told), query, key, value)
     leaves, tree = jax.tree.flatten(vjp)

@@ -34,10 +34,10 @@ class CausalRows(NamedTuple):
 
 
 class FirstColumns(NamedTuple):
-    """All rows see the first `count` columns, of which there is at least one; all of
-    them if that is `None`."""
+    """All rows see so many columns, the first ones, at least one; all of them if that
+    is `None`."""
 
-    count: Int[Array, ""] | None = None
+    number: Int[Array, ""] | None = None
 
 
 @runtime_checkable
@@ -129,7 +129,8 @@ def _forward(query, key, value, sizes, kernel):
 
 
 def _backward(sizes, kernel, residuals, d_out):
-    found = steps_gradients(*residuals, d_out, sizes, kernel)
+    query, key, value, out, lse = residuals
+    found = steps_gradients(query, key, value, out, lse, d_out, sizes, kernel)
     return tuple(
         gradient.astype(x.dtype)
         for gradient, x in zip(found, residuals[:3], strict=True)

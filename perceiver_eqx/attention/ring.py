@@ -51,13 +51,14 @@ def ring_attend(
     """
     steps, rows = query.shape[:2]
     time.run_of(steps)
-    flat = [x.reshape(steps * rows, *x.shape[2:]) for x in (query, key, value)]
+    query, key, value = (
+        x.reshape(steps * rows, *x.shape[2:]) for x in (query, key, value)
+    )
     sizes = RingSizes(steps, rows, time.runs)
-    if kernel is None and cudnn_refusal(*flat, sizes.own_mask, 0.0) is None:
+    if kernel is None and cudnn_refusal(query, key, value, sizes.own_mask, 0.0) is None:
         kernel = CudnnKernel()
     engine = TiledParts(sizes) if kernel is None else FusedParts(sizes, kernel)
-    query, *part = flat
-    out = jnp.asarray(_ring(query, Part(*part), engine, time))
+    out = jnp.asarray(_ring(query, Part(key, value), engine, time))
     return out.reshape(steps, rows, *out.shape[1:])
 
 

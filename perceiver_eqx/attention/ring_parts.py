@@ -44,11 +44,11 @@ class RingSizes(NamedTuple):
 
 class Part(NamedTuple):
     """What goes round: the keys and values of a device, and how many of them are there,
-    where that may not be all."""
+    the first ones, where that may not be all."""
 
     key: Float[Array, "rows heads head_dim"]
     value: Float[Array, "rows heads v_dim"]
-    count: Int[Array, ""] | None = None
+    there: Int[Array, ""] | None = None
 
 
 @runtime_checkable

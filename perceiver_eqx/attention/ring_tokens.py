@@ -1,9 +1,10 @@
-"""Attention of all rows of a device to the tokens of one part of a ring, the first
-`count` of them, by the portable engine or by a fused kernel."""
+"""Attention of all rows of a device to those tokens of one part of a ring that are
+there, by the portable engine or by a fused kernel."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from .blockwise import blockwise_average, blockwise_gradients
 from .masks import StepMask, first_keys
@@ -32,7 +33,7 @@ class TiledTokens(NamedTuple):
         return blockwise_gradients(query, part.key, part.value, mask, kept, d_out)
 
     def _mask(self, query, part: Part) -> StepMask:
-        return first_keys(query.shape[0], part.key.shape[0], part.count)
+        return first_keys(query.shape[0], part.key.shape[0], _there(part))
 
 
 class FusedTokens(NamedTuple):
@@ -68,4 +69,10 @@ class FusedTokens(NamedTuple):
 
     def _seen(self, part: Part):
         """The columns to ask a kernel for, and whether there are any."""
-        return FirstColumns(jnp.maximum(part.count, 1)), part.count > 0
+        there = _there(part)
+        return FirstColumns(jnp.maximum(there, 1)), there > 0
+
+
+def _there(part: Part) -> Int[Array, ""]:
+    assert part.there is not None, "a part that does not tell how many tokens it has"
+    return part.there

@@ -26,8 +26,8 @@ class DenseKernel(NamedTuple):
     def _allowed(self, rows, columns, seen):
         row, column = jnp.arange(rows)[:, None], jnp.arange(columns)
         if isinstance(seen, FirstColumns):
-            count = columns if seen.count is None else seen.count
-            return jnp.broadcast_to(column < count, (rows, columns))
+            number = columns if seen.number is None else seen.number
+            return jnp.broadcast_to(column < number, (rows, columns))
         back, furthest = row - column, seen.rows_back
         return back >= 0 if furthest is None else (back >= 0) & (back <= furthest)
 
