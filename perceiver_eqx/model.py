@@ -407,7 +407,7 @@ class CausalPerceiver(eqx.Module):
                 f"the sequence goes past `max_steps` = {capacity}; pass a larger "
                 "`max_steps` to `init_state`, or use a finite `latent_window`.",
             )
-        asked = self._questions(state, past_steps + steps_of(x, time), x.dtype)
+        asked = self.questions(state, past_steps + steps_of(x, time), x.dtype)
         x, caches = self.processor(
             x, state.caches, past_steps, asked, time=time, key=key
         )
@@ -446,9 +446,11 @@ class CausalPerceiver(eqx.Module):
         state = self._state(self._caches(0, dtype))
         return state if context is None else self.add_context(state, context)
 
-    def _questions(
+    def questions(
         self, state: PerceiverState, steps: Int[Array, " steps"], dtype: DTypeLike
     ) -> Questions | None:
+        """What the layers of steps ask of the context, by how many came before each of
+        them; `None` if they do not."""
         memory = state.context.memory
         if self.remember is None or memory is None or memory.capacity == 0:
             return None

@@ -1,7 +1,7 @@
 """Processor: causal self-attention between the latents of all steps, layer by layer."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import equinox as eqx
 import jax
@@ -115,6 +115,13 @@ class CausalProcessor(eqx.Module):
     def dim(self) -> int:
         """Channels of a latent."""
         return self.blocks.norm.scale.shape[-1]
+
+    def layers(self) -> Iterator[tuple[SelfAttentionBlock, int | None]]:
+        """Each block and its window, the first one first."""
+        arrays, static = eqx.partition(self.blocks, eqx.is_array)
+        for layer in range(self.num_layers):
+            own = jax.tree.map(lambda x, layer=layer: x[layer], arrays)
+            yield eqx.combine(own, static), self.windows[layer % len(self.windows)]
 
     def empty_caches(
         self, rows: int, dtype: DTypeLike, most_steps: int | None = None
