@@ -28,7 +28,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import perceiver_eqx as pqx
-from perceiver_eqx.plot import dependence, plot_dependence, plot_mask
+from perceiver_eqx.plot import (
+    attention_weights,
+    dependence,
+    plot_dependence,
+    plot_mask,
+    plot_reach,
+    plot_weights,
+    reached,
+)
 
 
 # Tiny shapes that run once: compiling them is nearly all of the time.
@@ -80,6 +88,39 @@ for ax, window in zip(panels(3), WINDOWS, strict=True):
     steps_seen = np.minimum(np.arange(T) + 1, window or T)
     assert np.array_equal(seen, np.repeat(C * steps_seen, C))
     plot_mask(mask, ax=ax, title=f"window={window}")
+
+# %% [markdown]
+# Hatched is the past that a window leaves out; to the left stands a context, which all
+# see.
+
+
+# %%
+def draw(steps=6, latents=2, window=3, context=2):
+    """A window of 0 stands for all steps."""
+    mask = pqx.StepMask(steps, steps, latents, latents, window or None)
+    title = f"window={window or None}"
+    plot_mask(mask, context=context, ax=panels(1, 5.4, 5.0), title=title)
+    plt.show()
+
+
+draw()
+
+# %% [markdown]
+# Draw your own: in a notebook that runs, with ipywidgets, a picture follows sliders.
+
+# %%
+try:
+    from ipywidgets import IntSlider, interact
+except ImportError:
+    print("pip install ipywidgets")
+else:
+    interact(
+        draw,
+        steps=IntSlider(6, 1, 12, continuous_update=False),
+        latents=IntSlider(2, 1, 4, continuous_update=False),
+        window=IntSlider(3, 0, 12, continuous_update=False),
+        context=IntSlider(2, 0, 6, continuous_update=False),
+    )
 
 # %% [markdown]
 # ## Into the latents: the input cross-attention
@@ -204,6 +245,33 @@ for ax, (window, model) in zip(axes, models.items(), strict=True):
         ax=ax,
         title=f"latent_window={window}",
     )
+
+# %% [markdown]
+# The same, told by the windows alone, for deeper models: how far the outputs of the last
+# step reach, layer by layer. Windows may differ from layer to layer, in turn.
+#
+# **Claim:** every layer of a window `W` reaches `W - 1` steps further back.
+
+# %%
+for ax, windows in zip(panels(2, 6.4), [(3, 3, 3, 3), (2, 6, 2, 6)], strict=True):
+    reach = reached(windows, 24).sum(1)
+    assert reach[0] == 1 + sum(window - 1 for window in windows)
+    plot_reach(windows, 24, ax=ax, title=f"windows {windows}: {reach[0]} steps")
+
+# %% [markdown]
+# ## Where attention goes
+#
+# A mask says what may be seen; weights say how much of it is. Here those of the model
+# with a window of 3: a row of pictures for each layer, one for each head.
+#
+# **Claim:** each step's weights sum to 1, and lie within the window.
+
+# %%
+weights = attention_weights(models[3], inputs, context)
+within = np.asarray(pqx.StepMask(T, T, 1, 1, 3).dense())
+assert np.allclose(weights.sum(-1), 1)
+assert np.array_equal(np.all(weights > 0, (0, 1)), within)
+_ = plot_weights(weights)
 
 # %% [markdown]
 # ## What a leak looks like

@@ -114,6 +114,6 @@ Path(again, "config.json").write_text(json.dumps(config | {"num_latents": 17}))
 try:
     pretrained.load(again)
 except ValueError as error:
-    print(error)
+    print(str(error).replace(again, "FOLDER"))
 else:
     raise AssertionError("a model of other sizes was loaded")
