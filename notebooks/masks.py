@@ -247,8 +247,8 @@ for ax, (window, model) in zip(axes, models.items(), strict=True):
     )
 
 # %% [markdown]
-# The same, told by the windows alone, for deeper models: how far the outputs of the last
-# step reach, layer by layer. Windows may differ from layer to layer, in turn.
+# The same, told by the windows alone, for deeper models: how far the outputs of the
+# last step reach, layer by layer. Windows may differ from layer to layer, in turn.
 #
 # **Claim:** every layer of a window `W` reaches `W - 1` steps further back.
 
