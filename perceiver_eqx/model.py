@@ -23,13 +23,14 @@ from .layers import split_key
 from .positions import count_on
 from .processor import CausalProcessor, windows_in_turn
 from .state import Caches, PerceiverState, as_arrays
+from .summary import Told
 from .time_axis import TimeAxis, devices_in, steps_of
 
 
 READOUTS = "queries", "places"
 
 
-class CausalPerceiver(eqx.Module):
+class CausalPerceiver(Told):
     """A Perceiver IO whose latents are replicated over the steps and masked causally,
     at the input cross-attention and at the latent self-attention.
 

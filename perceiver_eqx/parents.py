@@ -20,6 +20,7 @@ from .checks import (
 from .decoder import QueryDecoder
 from .layers import Linear, split_key
 from .processor import CausalProcessor
+from .summary import Told
 
 
 class PerceiverEncoder(eqx.Module):
@@ -209,7 +210,7 @@ class PerceiverEncoder(eqx.Module):
         return x
 
 
-class Perceiver(eqx.Module):
+class Perceiver(Told):
     """Inputs of any kind to a single output, by the mean of the latents.
 
     Source:
@@ -253,7 +254,7 @@ class Perceiver(eqx.Module):
         return self.output(latents.mean(0))
 
 
-class PerceiverIO(eqx.Module):
+class PerceiverIO(Told):
     """Inputs of any kind to outputs of any kind, one for each output query.
 
     Queries and inputs are tokens already; `adapters` make them of bytes, images, sound

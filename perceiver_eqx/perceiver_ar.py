@@ -28,6 +28,7 @@ from .norms import LayerNorm
 from .positions import rotary
 from .processor import CausalProcessor
 from .state import Caches, State
+from .summary import Told
 
 
 class ARState(State):
@@ -49,7 +50,7 @@ class ARState(State):
     caches: tuple[Caches, ...]
 
 
-class PerceiverAR(eqx.Module):
+class PerceiverAR(Told):
     """Logits of the next symbol at each of the last positions of a long sequence.
 
     Positions are relative (rotary), and absolute too if wanted. There can be several

@@ -1,7 +1,7 @@
 """What is kept of the past: the state that `advance` carries from step to step."""
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 from .attention.masks import StepMask
 from .attention.softmax import SoftmaxAverage
 from .context import Context
+from .summary import Told
 
 
 class KeyValueCache(eqx.Module):
@@ -178,8 +179,10 @@ def empty_cache(
 Caches = tuple[LayerCache, ...]
 
 
-class State(eqx.Module):
+class State(Told):
     """What a model carries from step to step."""
+
+    counted: ClassVar[str] = "numbers"
 
     def num_bytes(self) -> int:
         """Bytes of memory of all arrays: constant, however long the stream."""

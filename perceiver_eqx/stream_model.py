@@ -29,6 +29,7 @@ from .adapters.streams import (
 from .checks import check_enabled, check_sizes
 from .model import CausalPerceiver
 from .state import PerceiverState, State, as_arrays
+from .summary import Told
 
 
 class StreamState(State):
@@ -43,7 +44,7 @@ class StreamState(State):
     last: dict[str, Float[Array, "_tokens token_dim"]]
 
 
-class StreamModel(eqx.Module):
+class StreamModel(Told):
     """Predicts streams, step by step, from streams and from a context.
 
     What is predicted of a step depends on the context, on the steps before, and of the

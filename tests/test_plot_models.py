@@ -126,16 +126,9 @@ def test_no_byte_makes_no_curve():
         plot.plot_bits(np.zeros(0), ax=axes())
 
 
-def test_the_parts_of_a_model_are_all_there_with_their_parameters():
+def test_a_diagram_has_a_box_for_each_part():
     model = byte_lm(3, context=True)
-    whole = plot.parts_of(model)
-    arrays = [x for x in jax.tree.leaves(model) if hasattr(x, "size")]
-    assert whole.parameters == sum(x.size for x in arrays)
-    assert [part.name for part in whole.parts][0] == "inputs"
-    perceiver = next(part for part in whole.parts if part.name == "perceiver")
-    encoder = next(part for part in perceiver.parts if part.name == "encoder")
-    assert encoder.shapes["latents"] == model.perceiver.encoder.latents.shape
-    assert not encoder.parts
     texts = [text.get_text() for text in drawn(plot.diagram(model, ax=axes())).texts]
-    assert f"{whole.parameters:,} parameters" in texts
+    numbers = sum(x.size for x in jax.tree.leaves(model))
+    assert f"{numbers:,} parameters" in texts
     assert "encoder: CausalEncoder" in texts

@@ -16,6 +16,7 @@ from ..checks import check_enabled, check_integers, check_shape, check_sizes
 from ..layers import split_key
 from ..model import CausalPerceiver
 from ..state import PerceiverState, as_arrays
+from ..summary import Told
 from ..time_axis import TimeAxis, devices_in
 from .both_ways import BothWays
 from .byte_context import ByteContext, ContextReader
@@ -24,7 +25,7 @@ from .bytes import ByteInput, ByteOutput, delayed
 from .local import check_local_window, local_sizes
 
 
-class ByteLM(eqx.Module):
+class ByteLM(Told):
     """Next-byte prediction over sequences of any length.
 
     Local layers make features of each byte, of itself and the last few before it. The

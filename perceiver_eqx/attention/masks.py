@@ -89,6 +89,15 @@ class StepMask(Mask):
                 f"{self.query_steps} from {start} on, of {self.key_steps} `key_steps`."
             )
 
+    def __repr__(self) -> str:
+        window = "all" if self.window is None else f"a window of {self.window}"
+        start = self.query_start
+        first = f", from step {start} on" if isinstance(start, int) and start else ""
+        return (
+            f"StepMask: {self.query_steps} steps of {self.queries_per_step} rows see "
+            f"{window} of {self.key_steps} steps of {self.keys_per_step} columns{first}"
+        )
+
     @property
     def shape(self) -> tuple[int, int]:
         return (

@@ -8,7 +8,6 @@ from .dependence import LEAK as LEAK
 from .dependence import dependence as dependence
 from .dependence import plot_dependence as plot_dependence
 from .diagram import diagram as diagram
-from .diagram import parts_of as parts_of
 from .masks import model_masks as model_masks
 from .masks import plot_mask as plot_mask
 from .masks import plot_masks as plot_masks

@@ -1,11 +1,11 @@
 """A diagram of a model, made from the model itself: its parts, what they hold."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import equinox as eqx
-import jax
+
+from ..summary import Part, parts_of
 
 
 if TYPE_CHECKING:
@@ -14,62 +14,6 @@ if TYPE_CHECKING:
 
 LINE, INDENT = 1.0, 0.35
 FILLS = ("#f7fbff", "#deebf7", "#c6dbef")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a model.
-
-    Attributes:
-        name: of the field that holds it, or what it was called.
-        kind: the name of its class.
-        parameters: how many numbers it has.
-        shapes: the shapes of its own arrays, by name.
-        parts: those that it is made of.
-    """
-
-    name: str
-    kind: str
-    parameters: int
-    shapes: dict[str, tuple[int, ...]]
-    parts: tuple["Part", ...]
-
-    @property
-    def title(self) -> str:
-        """What it is called, and what it is."""
-        return f"{self.name}: {self.kind}" if self.name else self.kind
-
-    @property
-    def told_shapes(self) -> str:
-        """Its own arrays, in a line."""
-        return ", ".join(
-            f"{name} {' × '.join(map(str, shape)) or 'one number'}"
-            for name, shape in self.shapes.items()
-        )
-
-
-def parts_of(model: eqx.Module, depth: int = 2, name: str = "") -> Part:
-    """A model as a tree of its parts, in the order of their fields.
-
-    Args:
-        model: any module; shapes in place of arrays will do.
-        depth: how deep to look: 0 for the whole alone.
-        name: what to call it.
-    """
-    held = {field.name: getattr(model, field.name, None) for field in fields(model)}
-    arrays = {
-        name: x.shape for name, x in held.items() if x is not None and _is_array(x)
-    }
-    modules = {name: x for name, x in held.items() if isinstance(x, eqx.Module)}
-    return Part(
-        name,
-        type(model).__name__,
-        sum(x.size for x in jax.tree.leaves(model) if _is_array(x)),
-        arrays,
-        tuple(parts_of(x, depth - 1, name) for name, x in modules.items())
-        if depth
-        else (),
-    )
 
 
 def diagram(
@@ -110,9 +54,7 @@ def diagram(
         row = {"y": top + LINE / 2, "va": "center", "fontsize": "small"}
         ax.text(x=left + 0.2, s=part.title, **row)
         ax.text(x=8.9, s=part.told_shapes, ha="right", color="0.35", **row)
-        count = (
-            f"{part.parameters:,} parameters" if level == 0 else f"{part.parameters:,}"
-        )
+        count = f"{part.numbers:,} parameters" if level == 0 else f"{part.numbers:,}"
         ax.text(x=11.8 - left, s=count, ha="right", **row)
     ax.set_xlim(-0.1, 12.1)
     ax.set_ylim(bottom + 0.1, -0.1)
@@ -133,7 +75,3 @@ def _boxes(
     height = below - top + (0.1 if part.parts else 0.0)
     yield part, top, height, level
     yield from inner
-
-
-def _is_array(x) -> bool:
-    return eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
