@@ -110,10 +110,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def notebooks(session: nox.Session) -> None:
-    """Execute every notebook from its script; a failed assertion fails the run."""
+    """Execute every notebook from its script, and draw the pictures of the README.
+
+    A failed assertion fails the run.
+    """
     install(session, "notebooks")
     for script in sorted(pathlib.Path("notebooks").glob("*.py")):
         session.run("jupytext", "--to", "ipynb", "--execute", str(script))
+    session.run("python", "notebooks/pictures/draw.py")
 
 
 @nox.session
