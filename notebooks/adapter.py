@@ -14,7 +14,7 @@
 # # Write your own adapter
 #
 # A model of streams takes and predicts anything that an adapter can turn into tokens,
-# or that a distribution can be read of. An adapter is any object with the members of
+# or that a distribution can be read from. An adapter is any object with the members of
 # `StreamInput` or `StreamOutput`: no base class, no registration. Here a robot's two
 # joints go round angles, which are neither numbers on a line nor symbols.
 
@@ -102,10 +102,8 @@ assert np.isclose(np.exp(density).mean() * 2 * np.pi, 1, atol=1e-4)
 # The joints turn at speeds that a knob sets. The knob is seen at once, the joints one
 # step late, since they are predicted.
 
+
 # %%
-rng = np.random.default_rng(0)
-
-
 def record(seed):
     rng = np.random.default_rng(seed)
     knob = np.repeat(rng.integers(0, 3, STEPS // 8), 8)
@@ -166,13 +164,15 @@ assert after > before + 1.5
 def predicted(streams):
     state = model.init_state()
     _, told = model.advance(state, streams)
-    return told["joints"]["angle"]
+    joints = told["joints"]
+    return jnp.concatenate([joints["angle"], joints["sureness"]], -1)
 
 
 found = eqx.filter_jit(predicted)(unseen)
 for name, reach in {"knob": 40, "joints": 41}.items():
     changed = dict(unseen)
-    changed[name] = unseen[name].at[40].set((unseen[name][40] + 1) % 3)
+    other = (unseen[name][40] + 1) % 3 if name == "knob" else unseen[name][40] + 1
+    changed[name] = unseen[name].at[40].set(other)
     moved = np.abs(eqx.filter_jit(predicted)(changed) - found).max(1) > 0
     assert moved.argmax() == reach, (name, moved.argmax())
 

@@ -15,7 +15,8 @@
 #
 # Everything that `python -m train` does is a function of the library and of `train`: so
 # a model can be built, trained and asked in a few cells. Set `TEXT` to a file of yours;
-# here it is a part of Python's own library, which every machine has.
+# here it is a part of Python's own library, which every machine has. (`train` is
+# installed with the library, as the README says: `pip install -e . --group train`.)
 
 # %%
 import argparse
@@ -39,6 +40,7 @@ from train.step import init_train_state, train_step
 TEXT = Path(argparse.__file__)
 data = np.frombuffer(TEXT.read_bytes(), np.uint8)
 held_out, data = data[-8192:], data[:-8192]
+assert data.size >= 2 * 8192, "a text of at least 24 kB, please"
 print(f"{len(data):,} bytes to train on, {len(held_out):,} held out")
 
 # %% [markdown]
@@ -98,7 +100,7 @@ plt.xlabel("step")
 _ = plt.ylabel("bits per byte")
 
 # %% [markdown]
-# **Claim:** a hundred steps later, bytes that were never seen cost less than half.
+# **Claim:** after these steps, bytes that were never seen cost less than half.
 
 # %%
 after = pqx.log_prob(model, held_out) / -np.log(2) / held_out.size
@@ -108,7 +110,7 @@ assert after < before / 2
 # %% [markdown]
 # ## Ask
 #
-# A byte is drawn after the other, of a state of constant size.
+# One byte is drawn after another, from a state of constant size.
 
 # %%
 drawn = pqx.generate(model, b"def ", 200, temperature=0.7, key=jr.key(1))
@@ -118,7 +120,7 @@ print(bytes(drawn).decode(errors="replace"))
 # ## Look into it
 #
 # Bytes far into a sequence cost less than the first ones, since more is known of what
-# came before. And latents learn how fast to forget.
+# came before. To the right, how fast latents forget, which they learn.
 
 # %%
 windows = held_out.reshape(-1, 1024)
@@ -133,5 +135,6 @@ plot_bits(bits, bins=24, ax=left)
 _ = plot_rates(model.perceiver, ax=right)
 
 # %% [markdown]
-# `python -m train train laptop --data.path FILE` does this at a useful size, saves as
-# it goes and goes on where it stopped; `python -m train --help` tells the rest.
+# `pqx.pretrained.save` keeps it. `python -m train train laptop --data.path FILE --out
+# FOLDER` does all of this at a useful size, saves as it goes and goes on where it
+# stopped; `python -m train --help` tells the rest.

@@ -54,7 +54,7 @@ def curve(name, sizes, found, marker="o"):
 # every score; the scan holds a tile of them.
 #
 # **Claim:** four times the steps take the dense mask more than ten times the memory,
-# and the scan about four times.
+# and the scan at most five times.
 
 # %%
 LATENTS, TOKENS, HEADS, DIM = 2, 8, 1, 16
@@ -93,8 +93,7 @@ assert found["prefix_attend"][2] < 5 * found["prefix_attend"][1]
 # %% [markdown]
 # ## Between latents
 #
-# The same for self-attention of replicated latents: here tiles that the mask rules out
-# are never looked at, forward or backward.
+# The same for self-attention of replicated latents, in tiles of scores.
 #
 # **Claim:** at 4,096 steps of two latents, the dense mask takes more than a gigabyte,
 # and tiles take less than a fiftieth of that.
@@ -107,19 +106,20 @@ def between(engine, x):
     return jnp.sum(pqx.attend(x, x, x, mask, engine=engine) ** 2)
 
 
+between_latents = {}
 for engine in ("dense", "blockwise"):
-    found[engine] = [
+    between_latents[engine] = [
         temporary_mib(
             jax.grad(partial(between, engine)), of(steps * LATENTS, HEADS, DIM)
         )
         for steps in (256, 1024, 4096)
     ]
-    print(f"{engine:15}", *(f"{x:10.2f} MiB" for x in found[engine]))
-assert found["dense"][2] > 1024
-assert found["blockwise"][2] < found["dense"][2] / 50
+    print(f"{engine:15}", *(f"{x:10.2f} MiB" for x in between_latents[engine]))
+assert between_latents["dense"][2] > 1024
+assert between_latents["blockwise"][2] < between_latents["dense"][2] / 50
 
 # %% [markdown]
-# ## A whole step of training
+# ## The loss of a sequence, and its gradient
 #
 # With a finite window, training goes through a sequence chunk by chunk and computes
 # each chunk again in the backward pass. What is kept between chunks is a state of
@@ -172,6 +172,7 @@ assert chunked[2] < 2 * chunked[0]
 assert whole[1] > 3 * whole[0]
 
 # %% [markdown]
-# So the memory of a run is set by three numbers: `chunk_steps` (a chunk),
-# `latent_window` (what is kept between chunks; `None` keeps all), and the batch.
-# `python -m train plan` tells it for your machine before anything runs.
+# So, besides parameters and what the optimizer keeps of them, the memory of a run is
+# set by the model's width, `chunk_steps` (a chunk), `latent_window` (what is kept
+# between chunks; `None` keeps all), and the batch. `python -m train plan` tells it for
+# your machine before anything runs.

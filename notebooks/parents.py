@@ -61,7 +61,7 @@ sorted(path.name for path in Path(folder).iterdir())
 # The names, shapes and dtypes of all tensors are compared with the model that
 # `config.json` describes before one of them is read.
 #
-# **Claim:** a model that is loaded and written out again is the same file.
+# **Claim:** a model that is loaded, written out and loaded again is the same model.
 
 # %%
 model = pretrained.load(folder)
@@ -89,11 +89,9 @@ filled = np.where(masked == MASK, np.asarray(logits).argmax(-1), masked)
 print(symbols_text(filled))
 
 # %% [markdown]
-# **Claim:** only the masked places change, and symbols that are padding do not matter,
-# whatever they are.
+# **Claim:** symbols that are padding do not matter, whatever they are.
 
 # %%
-assert np.array_equal(filled[masked != MASK], symbols[masked != MASK])
 padded = np.concatenate([masked, np.zeros(20, masked.dtype)])
 noise = padded.copy()
 noise[len(masked) :] = 77
@@ -106,8 +104,8 @@ np.testing.assert_allclose(one, logits, atol=1e-4)
 # %% [markdown]
 # ## What a hostile file can do
 #
-# Nothing: a link, a tensor of another shape, or a pickle that asks for a function is
-# refused with a message that names it.
+# Nothing: links, pickles that ask for functions, and tensors of other shapes are
+# refused with a message that names them. The last of these, for instance:
 
 # %%
 Path(again, "config.json").write_text(json.dumps(config | {"num_latents": 17}))

@@ -74,13 +74,13 @@ for step, device in enumerate(owner):
 plt.xlabel("step")
 plt.yticks([])
 plt.title("which device has it")
-assert sorted(places.ravel().tolist()) == list(range(RUN * RUNS * DEVICES))
+assert np.array_equal(owner, np.arange(owner.size) // RUN % DEVICES)
 
 # %% [markdown]
 # ## The same numbers
 #
-# **Claim:** a step of training over `data=2, time=2` has the loss and the gradient of
-# one device.
+# **Claim:** steps of training over `data=2, time=2` have the losses and the norms of
+# gradients of one device. (The tests of the project compare every gradient.)
 
 # %%
 config = TrainConfig(
@@ -125,23 +125,28 @@ def programs(sizes):
 
 
 def measured(sizes):
-    step, given = programs(sizes)
-    _, metrics = step(*given)
-    return [float(metrics[name]) for name in ("bits_per_byte", "gradient_norm")]
+    step, (arrays, batch, key) = programs(sizes)
+    found = []
+    for _ in range(5):
+        arrays, metrics = step(arrays, batch, key)
+        found.append([float(metrics[n]) for n in ("bits_per_byte", "gradient_norm")])
+    return np.array(found)
 
 
 alone, shared = measured(""), measured("data=2,time=2")
-print(f"one device {alone}\n2 x 2      {shared}")
+print("losses on one device", *alone[:, 0].round(4))
+print("over 2 x 2          ", *shared[:, 0].round(4))
 assert np.allclose(alone, shared, rtol=1e-5)
+assert alone[-1, 0] < alone[0, 0]
 
 # %% [markdown]
 # ## What they tell each other
 #
 # Read from the compiled program. Along `time`, the encoder's latents share one average
 # each, and layers the part of the past that their window reaches: neither grows with
-# the sequence.
+# the sequence. (There are more of them, one round for each run of steps.)
 #
-# **Claim:** four times the bytes, and not one message is larger.
+# **Claim:** four times the bytes, and the messages are of the same kinds and sizes.
 
 
 # %%
@@ -150,10 +155,10 @@ def messages(window_bytes):
     changed = replace(config, data=data)
     layout = Layout.of(pqx.make_mesh("time=4", jax.devices()[:4]), changed)
     found = collectives(compile_over(changed, layout), layout.mesh)
-    return {(x.kind, x.result_bytes) for x in found if x.kind == "collective-permute"}
+    return {(x.kind, x.result_bytes) for x in found}
 
 
 short, long = messages(64), messages(256)
 for kind, size in sorted(short):
     print(f"{kind}: {size:,} bytes")
-assert max(size for _, size in long) == max(size for _, size in short)
+assert long == short

@@ -15,7 +15,8 @@
 #
 # A model is one function of time: `advance(state, tokens)` takes any number of steps
 # and gives their logits and the state after them. Training, scoring and generating are
-# that same function, cut differently. The state has a constant size, and is a PyTree.
+# that same function, cut differently. With finite windows the state has a constant
+# size, and it is a PyTree.
 
 # %%
 import equinox as eqx
@@ -32,19 +33,28 @@ from train.compress import HEADER, compress, decompress
 # Tiny shapes that run once: compiling them is nearly all of the time.
 jax.config.update("jax_disable_most_optimizations", True)
 
-model = pqx.ByteLM(
-    bytes_per_step=4,
-    num_latents=1,
-    latent_dim=16,
-    num_layers=2,
-    num_heads=2,
-    latent_window=4,
-    local_window=8,
-    key=jr.key(0),
+shapes = eqx.filter_eval_shape(
+    lambda key: pqx.ByteLM(
+        bytes_per_step=4,
+        num_latents=1,
+        latent_dim=16,
+        num_layers=2,
+        num_heads=2,
+        latent_window=4,
+        local_window=8,
+        key=key,
+    ),
+    jr.key(0),
+)
+# Every parameter is noise, so that every path matters: as built, some begin closed.
+noise = np.random.default_rng(0)
+model = jax.tree.map(
+    lambda x: jnp.asarray(0.5 * noise.standard_normal(x.shape), x.dtype), shapes
 )
 text = b"what is said in many pieces is said all the same; " * 4
 tokens = jnp.frombuffer(text, jnp.uint8).reshape(-1, 4)
 logits = eqx.filter_jit(model)(tokens)
+assert logits.std(0).mean() > 0.5  # they differ from byte to byte
 
 # %% [markdown]
 # ## Any cut
@@ -86,9 +96,9 @@ def numbers(state):
 
 sizes, state = [], model.init_state()
 for _ in range(4):
-    sizes.append(numbers(state))
     state, _ = advance(state, tokens)
-assert len(set(sizes)) == 1
+    sizes.append(numbers(state))
+assert set(sizes) == {numbers(model.init_state())}
 print(f"{sizes[0]:,} numbers, after {4 * len(text):,} bytes as before the first")
 
 # %% [markdown]
@@ -117,10 +127,9 @@ print(pieces)
 # ## Compression
 #
 # A byte that the model expects with probability `p` can be stored in `-log2 p` bits. To
-# read it back, the model must expect it as much without having seen it. So a file
-# that comes back whole, in as many bits as `log_prob` says, is the strictest test of
-# causality that there is: a byte that leaked into its own probability would be stored
-# in too few bits, and could not be read.
+# read it back, the model must expect it as much without having seen it. So a file comes
+# back whole, in as many bits as `log_prob` says, which goes through all bytes at once,
+# only if no byte leaks into its own probability.
 #
 # **Claim:** it comes back; and takes what the model says, but for a header and a word.
 
@@ -130,12 +139,12 @@ packed = compress(model, data)
 assert decompress(model, packed) == data
 bits = -float(pqx.log_prob(model, data)) / np.log(2)
 stored = 8 * (len(packed) - HEADER.size)
-assert bits - 1 <= stored <= bits + 64
+assert bits - 1 <= stored <= bits + 48
 print(f"{8 * len(data)} bits of text, {bits:.0f} by the model, {stored} stored")
 
 # %% [markdown]
-# This model was never trained, so nothing is saved; the point is that nothing leaks.
-# And a byte costs what it costs, wherever it stands:
+# This model is noise, so nothing is saved, on the contrary; the point is that nothing
+# leaks. What each byte costs:
 
 # %%
 log_probs = jax.nn.log_softmax(logits.reshape(-1, 256))
