@@ -15,8 +15,8 @@ MUTANTS = (
     Mutant(
         "context: every piece of it placed first",
         "perceiver_eqx/adapters/byte_lm.py",
-        "            state.context_bytes,\n            context,",
-        "            0,\n            context,",
+        "start = state.context_bytes\n            known",
+        "start = 0\n            known",
         PIECES,
     ),
     Mutant(
@@ -43,15 +43,15 @@ MUTANTS = (
     Mutant(
         "context: a piece's first keys know nothing of the piece before",
         ASK,
-        "return (key, value), found[found.shape[0] - before.shape[0] :]",
-        "return (key, value), before",
+        "after = found[found.shape[0] - before.shape[0] :]",
+        "after = before",
         PIECES,
     ),
     Mutant(
         "context: places counted on past its end",
         ASK,
-        "left = token_places * memory.count - starts",
-        "left = token_places * memory.count + starts",
+        "left = token_places * memory.total - starts",
+        "left = token_places * memory.total + starts",
         CONTEXT + "test_a_step_can_read_on_from_either_end_at_any_length",
     ),
     Mutant(
@@ -92,15 +92,15 @@ MUTANTS = (
     Mutant(
         "context: pieces cut without regard to blocks",
         READ,
-        "piece = max(CONTEXT_PIECE // unit, 1) * unit",
-        "piece = max(CONTEXT_PIECE // patch, 1) * patch",
+        "context_piece(self.contexts.unit),",
+        "context_piece(self.contexts.patch),",
         CONTEXT + "test_a_long_context_is_read_in_pieces_and_again_backwards",
     ),
     Mutant(
         "context: a long one read as if each piece were whole",
         READ,
-        "jnp.clip(length - piece * jnp.arange(whole), 0, piece),",
-        "jnp.full(whole, piece),",
+        "left = jnp.clip(length - places, 0, size)",
+        "left = jnp.full(count, size)",
         CONTEXT + "test_a_long_context_is_read_in_pieces_and_again_backwards",
     ),
 )

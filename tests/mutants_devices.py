@@ -77,8 +77,8 @@ MUTANTS = (
     Mutant(
         "ring: gradients of keys do not come home",
         "perceiver_eqx/attention/ring.py",
-        "found = d_query, *time.to_next(of_keys)",
-        "found = d_query, *of_keys",
+        "d_key, d_value = time.to_next(of_keys)",
+        "d_key, d_value = of_keys",
         RING + "[4-2-tiles]",
     ),
     Mutant(

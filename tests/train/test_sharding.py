@@ -153,13 +153,14 @@ def gradient(config: TrainConfig, over: Layout | None, key=None):
 
 
 def test_gradients_over_devices_are_those_of_one():
-    """Of layers that see a window, and of some that see all, with a context."""
-    assert_same_gradients(config_of((3, None), context=True), "model=2,time=2")
+    assert_same_gradients(config_of(3, context=True), "model=2,time=2")
 
 
 @pytest.mark.reliability
-def test_gradients_over_devices_in_time_are_those_of_one():
-    assert_same_gradients(config_of(5), "time=4")
+@pytest.mark.parametrize("window", [5, (3, None)])
+def test_gradients_over_devices_in_time_are_those_of_one(window):
+    """Of layers that see a window, and of some that see all."""
+    assert_same_gradients(config_of(window), "time=4")
 
 
 def assert_same_gradients(config: TrainConfig, sizes: str) -> None:
