@@ -53,9 +53,9 @@ print(f"{len(data):,} bytes to train on, {len(held_out):,} held out")
 model = pqx.ByteLM(
     bytes_per_step=8,
     num_latents=2,
-    latent_dim=64,
-    num_layers=2,
-    num_heads=4,
+    latent_dim=32,
+    num_layers=1,
+    num_heads=2,
     latent_window=32,
     local_window=16,
     ngrams=(2, 3),
@@ -79,10 +79,10 @@ assert 7.5 < before < 8.5
 # through a sequence in chunks of steps, of which it holds one at a time.
 
 # %%
-SEQUENCES, WINDOW, STEPS = 8, 512, 150
+SEQUENCES, WINDOW, STEPS = 8, 256, 120
 optim = optax.adamw(optax.cosine_decay_schedule(4e-3, STEPS))
 step = eqx.filter_jit(
-    partial(train_step, loss_fn=partial(batch_bits, chunk_steps=64), optim=optim)
+    partial(train_step, loss_fn=partial(batch_bits, chunk_steps=32), optim=optim)
 )
 state, rng, losses = init_train_state(model, optim), np.random.default_rng(0), []
 for number in range(STEPS):

@@ -97,7 +97,7 @@ config = TrainConfig(
         ngrams=(),
     ),
     data=DataConfig(window_bytes=64, validation_bytes=None),
-    optim=OptimConfig(warmup_steps=1),
+    optim=OptimConfig(name="adamw", warmup_steps=1),
     batch_size=2,
     chunk_steps=4,
     steps=5,

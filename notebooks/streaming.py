@@ -49,12 +49,12 @@ shapes = eqx.filter_eval_shape(
 # Every parameter is noise, so that every path matters: as built, some begin closed.
 noise = np.random.default_rng(0)
 model = jax.tree.map(
-    lambda x: jnp.asarray(0.5 * noise.standard_normal(x.shape), x.dtype), shapes
+    lambda x: jnp.asarray(noise.standard_normal(x.shape), x.dtype), shapes
 )
 text = b"what is said in many pieces is said all the same; " * 4
 tokens = jnp.frombuffer(text, jnp.uint8).reshape(-1, 4)
 logits = eqx.filter_jit(model)(tokens)
-assert logits.std(0).mean() > 0.5  # they differ from byte to byte
+assert logits.std(0).mean() > 0.05  # from byte to byte: far more than is let pass below
 
 # %% [markdown]
 # ## Any cut
