@@ -50,10 +50,11 @@ def parts_of(module: eqx.Module, depth: int = 2, name: str = "") -> Part:
         name: what to call it.
     """
     held = {field.name: getattr(module, field.name, None) for field in fields(module)}
-    arrays = {name: x.shape for name, x in held.items() if _is_array(x)}
+    there = {name: x for name, x in held.items() if x is not None}
+    arrays = {name: x.shape for name, x in there.items() if _is_array(x)}
     parts = []
     if depth:
-        for name_of, value in held.items():
+        for name_of, value in there.items():
             for called, part in _modules(name_of, value):
                 parts.append(parts_of(part, depth - 1, called))
     total = sum(x.size for x in jax.tree.leaves(module) if _is_array(x))
