@@ -124,7 +124,8 @@ print(bytes(drawn).decode(errors="replace"))
 
 # %%
 windows = held_out.reshape(-1, 1024)
-logits = eqx.filter_jit(jax.vmap(model))(jnp.asarray(windows).reshape(-1, 128, 8))
+tokens = jnp.asarray(windows).reshape(-1, 128, 8)
+logits = eqx.filter_jit(lambda model: jax.vmap(model)(tokens))(model)
 log_probs = jax.nn.log_softmax(logits.reshape(-1, 1024, 256))
 chosen = jnp.take_along_axis(log_probs, jnp.asarray(windows, int)[..., None], -1)
 bits = np.asarray(-chosen[..., 0].mean(0) / np.log(2))
