@@ -240,8 +240,7 @@ class SelfAttentionBlock(eqx.Module):
             else:
                 normed, last = conv_over(self.conv, normed, before, time)
         positions = past_steps + steps_of(x, time)
-        queries = rotary(self.heads.queries(normed), positions, dims=self.rotary_dims)
-        keys = rotary(self.heads.keys(normed), positions, dims=self.rotary_dims)
+        queries, keys = self.queries_keys(normed, positions)
         values = self.heads.values(normed)
         drops_weights = self.attention_dropout > 0 and weights_key is not None
         drops = {"dropout": self.attention_dropout, "rng": weights_key}
@@ -268,6 +267,16 @@ class SelfAttentionBlock(eqx.Module):
             x = x + drop_told(self.ask(x, asked))
         x = x + drop_mlp(self.mlp(self.mlp_norm(x)))
         return x, (*newest, last)
+
+    def queries_keys(
+        self, normed: Float[Array, "steps rows dim"], positions: Int[Array, " steps"]
+    ) -> tuple[Array, Array]:
+        """The queries and keys of each step's rows, turned by where it stands."""
+        queries, keys = (
+            rotary(project(normed), positions, dims=self.rotary_dims)
+            for project in (self.heads.queries, self.heads.keys)
+        )
+        return queries, keys
 
 
 def _attend_one(

@@ -92,8 +92,8 @@ MUTANTS = (
     Mutant(
         "context: pieces cut without regard to blocks",
         READ,
-        "context_piece(self.contexts.unit),",
-        "context_piece(self.contexts.patch),",
+        "context_piece(self.contexts.unit)\n",
+        "context_piece(self.contexts.patch)\n",
         CONTEXT + "test_a_long_context_is_read_in_pieces_and_again_backwards",
     ),
     Mutant(

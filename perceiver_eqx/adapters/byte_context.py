@@ -126,10 +126,8 @@ class ContextReader:
             key: for dropout; `None` for none.
         """
         patch, size, memory = self.contexts.patch, context.size, known.memory
-        carry, piece = (
-            (state, replace(known, memory=None)),
-            context_piece(self.contexts.unit),
-        )
+        carry = state, replace(known, memory=None)
+        piece = context_piece(self.contexts.unit)
         whole, found = size // piece if size > piece else 0, []
         if whole:
             places = piece * jnp.arange(whole)

@@ -10,7 +10,9 @@ each two runs, the second sees the first in a square, and two are a run for the 
 round. So all is plain attention, of as many kinds as runs can be halved.
 """
 
+import abc
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -85,13 +87,16 @@ class RingEngine(Protocol):
         ...
 
 
-class TiledParts(NamedTuple):
-    """By the portable engine."""
+class Tiled(abc.ABC):
+    """A `RingEngine` by the portable engine, for any mask."""
 
-    sizes: RingSizes
+    @abc.abstractmethod
+    def mask(self, query: Array, part: Part, later: Bool[Array, ""] | None) -> StepMask:
+        """What the queries see of a part."""
 
     def average(self, query, part, later):
-        return blockwise_average(query, part.key, part.value, self._mask(later))
+        mask = self.mask(query, part, later)
+        return blockwise_average(query, part.key, part.value, mask)
 
     def kept(self, average, dtype):
         del dtype  # in that of averages, as `merge` left it
@@ -101,10 +106,29 @@ class TiledParts(NamedTuple):
         return kept.value.astype(dtype)
 
     def gradients(self, query, part, kept, d_out, later):
-        mask = self._mask(later)
+        mask = self.mask(query, part, later)
         return blockwise_gradients(query, part.key, part.value, mask, kept, d_out)
 
-    def _mask(self, later: Bool[Array, ""] | None) -> StepMask:
+
+class Fused:
+    """What a `RingEngine` by a kernel keeps: its output, and its log-sum-exp."""
+
+    def kept(self, average, dtype):
+        return average.value.astype(dtype), average.lse
+
+    def out(self, kept, dtype):
+        del dtype
+        return kept[0]
+
+
+@dataclass(frozen=True)
+class TiledParts(Tiled):
+    """By the portable engine."""
+
+    sizes: RingSizes
+
+    def mask(self, query, part, later) -> StepMask:
+        del query, part
         if later is None:
             return self.sizes.own_mask
         # A run in the place of a step.
@@ -113,7 +137,8 @@ class TiledParts(NamedTuple):
         return StepMask(runs, runs, rows, rows, query_start=start)
 
 
-class FusedParts(NamedTuple):
+@dataclass(frozen=True)
+class FusedParts(Fused):
     """By a kernel for rows."""
 
     sizes: RingSizes
@@ -137,13 +162,6 @@ class FusedParts(NamedTuple):
         rows, heads, v_dim = query.shape[0], query.shape[1], value.shape[-1]
         start = empty_average((rows, heads), v_dim)
         return self._folded(add, start, later)
-
-    def kept(self, average, dtype):
-        return average.value.astype(dtype), average.lse
-
-    def out(self, kept, dtype):
-        del dtype
-        return kept[0]
 
     def gradients(self, query, part, kept, d_out, later):
         (key, value, _), (out, lse) = part, kept

@@ -1,43 +1,29 @@
 """Attention of all rows of a device to those tokens of one part of a ring that are
 there, by the portable engine or by a fused kernel."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from .blockwise import blockwise_average, blockwise_gradients
 from .masks import StepMask, first_keys
 from .parts import FirstColumns, RowKernel
-from .ring_parts import Part
+from .ring_parts import Fused, Part, Tiled
 from .softmax import SoftmaxAverage
 
 
-class TiledTokens(NamedTuple):
-    """A `RingEngine` by the portable engine."""
+@dataclass(frozen=True)
+class TiledTokens(Tiled):
+    """By the portable engine."""
 
-    def average(self, query, part: Part, later):
+    def mask(self, query, part: Part, later) -> StepMask:
         del later  # all see all
-        return blockwise_average(query, part.key, part.value, self._mask(query, part))
-
-    def kept(self, average, dtype):
-        del dtype  # in that of averages, as `merge` left it
-        return average
-
-    def out(self, kept, dtype):
-        return kept.value.astype(dtype)
-
-    def gradients(self, query, part: Part, kept, d_out, later):
-        del later
-        mask = self._mask(query, part)
-        return blockwise_gradients(query, part.key, part.value, mask, kept, d_out)
-
-    def _mask(self, query, part: Part) -> StepMask:
         return first_keys(query.shape[0], part.key.shape[0], _there(part))
 
 
-class FusedTokens(NamedTuple):
-    """A `RingEngine` by a kernel for rows."""
+@dataclass(frozen=True)
+class FusedTokens(Fused):
+    """By a kernel for rows."""
 
     kernel: RowKernel
 
@@ -47,13 +33,6 @@ class FusedTokens(NamedTuple):
         out, lse = self.kernel.forward(query, part.key, part.value, seen)
         lse = jnp.where(some, lse.T, -jnp.inf)
         return SoftmaxAverage(lse, jnp.where(some, out, 0).astype(lse.dtype))
-
-    def kept(self, average, dtype):
-        return average.value.astype(dtype), average.lse
-
-    def out(self, kept, dtype):
-        del dtype
-        return kept[0]
 
     def gradients(self, query, part: Part, kept, d_out, later):
         del later

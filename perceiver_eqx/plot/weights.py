@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 from ..attention.dense import attention_scores
 from ..attention.masks import StepMask
 from ..model import CausalPerceiver
-from ..positions import rotary
 from .drawing import BLUES, UNSEEN, number
 
 
@@ -80,14 +79,8 @@ def plot_weights(
 
 def _weights(block, x: Array, window: int | None) -> Array:
     steps, rows = x.shape[:2]
-    normed, positions = block.norm(x), jnp.arange(steps)
-    query, key = (
-        rearrange(
-            rotary(project(normed), positions, dims=block.rotary_dims),
-            "t c h d -> (t c) h d",
-        )
-        for project in (block.heads.queries, block.heads.keys)
-    )
+    both = block.queries_keys(block.norm(x), jnp.arange(steps))
+    query, key = (rearrange(each, "t c h d -> (t c) h d") for each in both)
     allowed = StepMask(steps, steps, rows, rows, window).dense()
     weights = jax.nn.softmax(attention_scores(query, key, allowed, jnp.float32), -1)
     by_step = rearrange(weights, "h (t c) (u e) -> h t c u e", c=rows, e=rows)
