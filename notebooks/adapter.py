@@ -31,6 +31,9 @@ from jax.scipy.special import i0e
 import perceiver_eqx as pqx
 
 
+# Tiny shapes: compiling them is most of the time.
+jax.config.update("jax_disable_most_optimizations", True)
+
 JOINTS, STEPS = 2, 96
 
 # %% [markdown]
@@ -141,14 +144,18 @@ def loss(model):
     return -jnp.mean(jax.vmap(lambda streams: score(model, streams))(records))
 
 
+@eqx.filter_jit
+def step(model, state):
+    value, slopes = loss(model)
+    updates, state = optim.update(slopes, state)
+    return eqx.apply_updates(model, updates), state, value
+
+
 before = float(score(model, unseen))
 optim = optax.adam(optax.cosine_decay_schedule(1e-2, 150))
 state, losses = optim.init(eqx.filter(model, eqx.is_inexact_array)), []
-step = eqx.filter_jit(loss)
 for _ in range(150):
-    value, slopes = step(model)
-    updates, state = optim.update(slopes, state)
-    model = eqx.apply_updates(model, updates)
+    model, state, value = step(model, state)
     losses.append(float(value))
 after = float(score(model, unseen))
 print(f"nats a step of a record that was not seen: {before:.2f}, then {after:.2f}")
@@ -168,12 +175,13 @@ def predicted(streams):
     return jnp.concatenate([joints["angle"], joints["sureness"]], -1)
 
 
-found = eqx.filter_jit(predicted)(unseen)
+predicted = eqx.filter_jit(predicted)
+found = predicted(unseen)
 for name, reach in {"knob": 40, "joints": 41}.items():
     changed = dict(unseen)
     other = (unseen[name][40] + 1) % 3 if name == "knob" else unseen[name][40] + 1
     changed[name] = unseen[name].at[40].set(other)
-    moved = np.abs(eqx.filter_jit(predicted)(changed) - found).max(1) > 0
+    moved = np.abs(predicted(changed) - found).max(1) > 0
     assert moved.argmax() == reach, (name, moved.argmax())
 
 # %%

@@ -30,6 +30,9 @@ import perceiver_eqx as pqx
 from train.loss import batch_bits
 
 
+# Nothing runs, so nothing need run fast. What programs hold stays the same.
+jax.config.update("jax_disable_most_optimizations", True)
+
 MIB = 2**20
 
 
@@ -106,15 +109,19 @@ def between(engine, x):
     return jnp.sum(pqx.attend(x, x, x, mask, engine=engine) ** 2)
 
 
-between_latents = {}
+between_latents, BETWEEN = {}, [256, 1024, 4096]
 for engine in ("dense", "blockwise"):
     between_latents[engine] = [
         temporary_mib(
             jax.grad(partial(between, engine)), of(steps * LATENTS, HEADS, DIM)
         )
-        for steps in (256, 1024, 4096)
+        for steps in BETWEEN
     ]
+    curve(engine, BETWEEN, between_latents[engine])
     print(f"{engine:15}", *(f"{x:10.2f} MiB" for x in between_latents[engine]))
+plt.xlabel("steps")
+plt.ylabel("MiB")
+_ = plt.legend()
 assert between_latents["dense"][2] > 1024
 assert between_latents["blockwise"][2] < between_latents["dense"][2] / 50
 
@@ -123,9 +130,10 @@ assert between_latents["blockwise"][2] < between_latents["dense"][2] / 50
 #
 # With a finite window, training goes through a sequence chunk by chunk and computes
 # each chunk again in the backward pass. What is kept between chunks is a state of
-# constant size.
+# constant size. (This model has no narrow layers over bytes, to compile faster.)
 #
-# **Claim:** sixteen times the bytes take less than twice the memory.
+# **Claim:** sixteen times the bytes take less than twice the memory; the shorter
+# sequence all at once, eight chunks of it, takes more than five times as much.
 
 # %%
 shapes = eqx.filter_eval_shape(
@@ -136,7 +144,8 @@ shapes = eqx.filter_eval_shape(
         num_layers=2,
         num_heads=2,
         latent_window=16,
-        local_window=16,
+        input_layers=0,
+        output_layers=0,
         key=key,
     ),
     jr.key(0),
@@ -156,20 +165,20 @@ def step_mib(num_bytes, chunk_steps):
     return temporary_mib(jax.grad(loss), arrays, batch)
 
 
-SIZES = [2**14, 2**16, 2**18]
+SIZES = [2**14, 2**18]
 chunked = [step_mib(size, 256) for size in SIZES]
-whole = [step_mib(size, size // 8) for size in SIZES[:2]]
+whole = step_mib(SIZES[0], SIZES[0] // 8)
 plt.figure()
 curve("chunks of 256 steps", SIZES, chunked)
-curve("all at once", SIZES[:2], whole, marker="s")
+curve("all at once", SIZES[:1], [whole], marker="s")
 plt.xlabel("bytes of the sequence")
 plt.ylabel("MiB")
 plt.ylim(bottom=1)
 _ = plt.legend()
 print("in chunks  ", *(f"{x:8.1f} MiB" for x in chunked))
-print("all at once", *(f"{x:8.1f} MiB" for x in whole))
-assert chunked[2] < 2 * chunked[0]
-assert whole[1] > 3 * whole[0]
+print(f"all at once {whole:8.1f} MiB")
+assert chunked[1] < 2 * chunked[0]
+assert whole > 5 * chunked[0]
 
 # %% [markdown]
 # So, besides parameters and what the optimizer keeps of them, the memory of a run is

@@ -10,8 +10,9 @@ from .attention.masks import StepMask
 from .attention.softmax import merge
 from .context import Ask, Questions
 from .conv import CausalConv
+from .draws import split_key
 from .dropout import dropouts
-from .layers import MLP, MultiHead, split_key
+from .layers import MLP, MultiHead
 from .norms import LayerNorm
 from .over_devices import attend_over, conv_over
 from .positions import rotary
@@ -58,7 +59,7 @@ class CrossAttention(eqx.Module):
         Source:
             Jaegle et al., "Perceiver IO" (2021), §E.2.
         """
-        heads_key, mlp_key = jr.split(key)
+        heads_key, mlp_key = split_key(key)
         self.query_norm = LayerNorm(q_dim)
         self.input_norm = LayerNorm(kv_dim)
         self.heads = MultiHead(
@@ -176,7 +177,7 @@ class SelfAttentionBlock(eqx.Module):
                 none.
             asks: attend a context too.
         """
-        heads_key, mlp_key = jr.split(key)
+        heads_key, mlp_key = split_key(key)
         self.norm = LayerNorm(dim)
         self.heads = MultiHead(
             dim,

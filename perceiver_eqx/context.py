@@ -8,7 +8,6 @@ copy, to translate or to find, a latent must ask a question of its own.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
@@ -17,6 +16,7 @@ from .attention.masks import StepMask, first_keys
 from .attention.ring import ring_ask
 from .attention.softmax import SoftmaxAverage
 from .checks import check_shape
+from .draws import split_key
 from .layers import Linear
 from .norms import LayerNorm, RMSNorm
 from .positions import sinusoids
@@ -188,7 +188,7 @@ class Remember(eqx.Module):
                 first one's are not, and the others' lie between.
             qk_norm: norm every head's keys.
         """
-        keys = jr.split(key, 3)
+        keys = split_key(key, 3)
         self.norm = LayerNorm(context_dim)
         self.key = Linear(context_dim, dim, key=keys[0])
         self.place = Linear(PLACE_DIM, dim, use_bias=False, key=keys[1])
@@ -326,7 +326,7 @@ class Ask(eqx.Module):
             qk_norm: norm every head's queries.
             scale: factor on the initial deviation of the output projection.
         """
-        keys = jr.split(key, 3)
+        keys = split_key(key, 3)
         self.norm = LayerNorm(dim)
         self.query = Linear(dim, dim, key=keys[0])
         self.place = Linear(2 * PLACE_DIM, dim, use_bias=False, key=keys[1])

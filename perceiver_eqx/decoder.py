@@ -5,7 +5,6 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .attention.attend import attend
 from .blocks import CrossAttention
 from .checks import check_sizes
+from .draws import normal, split_key
 from .layers import Linear
 
 
@@ -55,10 +55,10 @@ class QueryDecoder(eqx.Module):
         Source:
             Jaegle et al., "Perceiver IO" (2021), §3.1 and §E.2.
         """
-        query_key, cross_key, output_key = jr.split(key, 3)
+        query_key, cross_key, output_key = split_key(key, 3)
         self.queries = None
         if num_outputs is not None:
-            self.queries = 0.02 * jr.normal(query_key, (num_outputs, query_dim))
+            self.queries = normal(query_key, (num_outputs, query_dim), 0.02)
         self.cross = CrossAttention(
             query_dim,
             latent_dim,

@@ -14,7 +14,8 @@ from .attention.prefix_over import prefix_over
 from .attention.softmax import SoftmaxAverage, empty_average
 from .blocks import CrossAttention
 from .checks import check_shape
-from .layers import Linear, split_key
+from .draws import normal, split_key
+from .layers import Linear
 from .norms import LayerNorm
 from .time_axis import TimeAxis
 
@@ -51,8 +52,8 @@ class CausalEncoder(eqx.Module):
         key: PRNGKeyArray,
     ):
         """The arguments are those of `CausalPerceiver`."""
-        keys = jr.split(key, 5)
-        self.latents = 0.02 * jr.normal(keys[0], (num_latents, latent_dim))
+        keys = split_key(key, 5)
+        self.latents = normal(keys[0], (num_latents, latent_dim), 0.02)
         self.cross = CrossAttention(
             latent_dim,
             input_dim,

@@ -4,15 +4,14 @@ Parameters are float32. A layer computes in the dtype of its input; norms in flo
 """
 
 import math
-from collections.abc import Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from einops import rearrange
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
+from .draws import normal, split_key, truncated_normal
 from .mesh import gathered
 from .norms import RMSNorm
 
@@ -39,7 +38,7 @@ class Linear(eqx.Module):
             scale: factor on the initial standard deviation `1 / sqrt(in_dim)`.
         """
         spread = scale / math.sqrt(in_dim)
-        self.weight = spread * jr.truncated_normal(key, -2, 2, (in_dim, out_dim))
+        self.weight = truncated_normal(key, (in_dim, out_dim), spread)
         self.bias = jnp.zeros(out_dim) if use_bias else None
 
     def __call__(self, x: Float[Array, "*rows in_dim"]) -> Array:
@@ -54,7 +53,7 @@ class Embedding(eqx.Module):
     table: Float[Array, "symbols dim"]
 
     def __init__(self, num_symbols: int, dim: int, *, key: PRNGKeyArray):
-        self.table = jr.normal(key, (num_symbols, dim))
+        self.table = normal(key, (num_symbols, dim))
 
     @jax.named_scope("pqx.embed")
     def __call__(
@@ -100,11 +99,6 @@ def matrices_in(dtype: DTypeLike, model: PyTree) -> PyTree:
     )
 
 
-def split_key(key: PRNGKeyArray | None, num: int = 2) -> Sequence:
-    """`num` keys out of one; without one, as many times `None`."""
-    return [None] * num if key is None else list(jr.split(key, num))
-
-
 class MLP(eqx.Module):
     """Two linear maps around a GELU; or gated, around a SiLU times a third map, all
     without biases.
@@ -139,7 +133,7 @@ class MLP(eqx.Module):
             use_bias: add biases, if not gated.
             scale: factor on the initial deviation of the map back.
         """
-        keys = jr.split(key, 3)
+        keys = split_key(key, 3)
         hidden = 8 * -(-widening * dim // 12) if gated else widening * dim
         bias = use_bias and not gated
         self.up = Linear(dim, hidden, use_bias=bias, key=keys[0])
@@ -202,7 +196,7 @@ class MultiHead(eqx.Module):
                     f"`num_heads` must divide the width, got {num_heads} heads for "
                     f"width {width}."
                 )
-        keys = jr.split(key, 4)
+        keys = split_key(key, 4)
         self.query = Linear(q_dim, qk_dim, use_bias=qkv_bias, key=keys[0])
         self.key = Linear(kv_dim, qk_dim, use_bias=qkv_bias, key=keys[1])
         self.value = Linear(kv_dim, v_dim, use_bias=qkv_bias, key=keys[2])

@@ -18,8 +18,8 @@ from .checks import (
 )
 from .context import Context, Memory, Questions, Remember, questions
 from .decoder import PlaceDecoder, QueryDecoder
+from .draws import split_key
 from .encoder import CausalEncoder
-from .layers import split_key
 from .positions import count_on
 from .processor import CausalProcessor, windows_in_turn
 from .state import Caches, PerceiverState, as_arrays
@@ -148,7 +148,7 @@ class CausalPerceiver(Told):
             attention_dropout=attention_dropout,
             token_dropout=token_dropout,
         )
-        encoder_key, processor_key, decoder_key = jr.split(key, 3)
+        encoder_key, processor_key, decoder_key = split_key(key, 3)
         self.remember = None
         if ask_context and context_dim is not None:
             self.remember = Remember(

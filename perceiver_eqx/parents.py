@@ -18,7 +18,8 @@ from .checks import (
     check_sizes,
 )
 from .decoder import QueryDecoder
-from .layers import Linear, split_key
+from .draws import normal, split_key
+from .layers import Linear
 from .processor import CausalProcessor
 from .summary import Told
 
@@ -125,7 +126,7 @@ class PerceiverEncoder(eqx.Module):
             cross_v_dim=cross_v_dim or cross_qk_dim,
         )
         check_probabilities(dropout=dropout, attention_dropout=attention_dropout)
-        latent_key, cross_key, block_key = jr.split(key, 3)
+        latent_key, cross_key, block_key = split_key(key, 3)
 
         def cross(key: PRNGKeyArray) -> CrossAttention:
             return CrossAttention(
@@ -163,7 +164,7 @@ class PerceiverEncoder(eqx.Module):
 
         own_crosses = min(own_crosses, num_crosses)
         own_blocks = min(own_blocks, num_blocks)
-        self.latents = 0.02 * jr.normal(latent_key, (num_latents, latent_dim))
+        self.latents = normal(latent_key, (num_latents, latent_dim), 0.02)
         self.crosses = tuple(map(cross, jr.split(cross_key, own_crosses)))
         self.processors = tuple(map(block, jr.split(block_key, own_blocks)))
         self.num_crosses = num_crosses
@@ -236,7 +237,7 @@ class Perceiver(Told):
             options: more arguments of `PerceiverEncoder`.
         """
         check_sizes(output_dim=output_dim)
-        encoder_key, output_key = jr.split(key)
+        encoder_key, output_key = split_key(key)
         self.encoder = PerceiverEncoder(
             input_dim, latent_dim=latent_dim, key=encoder_key, **options
         )
@@ -316,7 +317,7 @@ class PerceiverIO(Told):
             query_qk_dim=query_qk_dim,
             query_v_dim=query_v_dim or query_qk_dim,
         )
-        encoder_key, decoder_key = jr.split(key)
+        encoder_key, decoder_key = split_key(key)
         self.encoder = PerceiverEncoder(
             input_dim,
             latent_dim=latent_dim,

@@ -23,7 +23,8 @@ from .checks import (
     check_shape,
     check_sizes,
 )
-from .layers import Embedding, split_key
+from .draws import normal, split_key
+from .layers import Embedding
 from .norms import LayerNorm
 from .positions import rotary
 from .processor import CausalProcessor
@@ -166,12 +167,12 @@ class PerceiverAR(Told):
             attention_dropout=attention_dropout,
             prefix_dropout=prefix_dropout,
         )
-        keys = jr.split(key, 6)
+        keys = split_key(key, 6)
         self.embedding = Embedding(num_symbols, dim, key=keys[0])
         self.positions = None
         if absolute_positions:
-            self.positions = 0.02 * jr.normal(keys[1], (max_symbols, dim))
-        self.offsets = 0.02 * jr.normal(keys[2], (latents_per_position - 1, dim))
+            self.positions = normal(keys[1], (max_symbols, dim), 0.02)
+        self.offsets = normal(keys[2], (latents_per_position - 1, dim), 0.02)
         self.cross = CrossAttention(
             dim,
             dim,
@@ -207,7 +208,7 @@ class PerceiverAR(Told):
         kinds = ((turning, rotary_dims), (num_layers - turning, 0))
         self.processors = tuple(
             layers(count, turned, key)
-            for (count, turned), key in zip(kinds, jr.split(keys[4]), strict=True)
+            for (count, turned), key in zip(kinds, split_key(keys[4]), strict=True)
             if count
         )
         self.norm = LayerNorm(dim) if output_norm else None

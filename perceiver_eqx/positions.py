@@ -3,10 +3,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from .draws import normal
 
 
 # So many steps are whole turns for every channel of `rotary`, float64 apart.
@@ -93,7 +94,7 @@ class LearnedPositions(eqx.Module):
         Args:
             num_positions, dim: size of the table.
         """
-        self.table = 0.02 * jr.normal(key, (num_positions, dim))
+        self.table = normal(key, (num_positions, dim), 0.02)
 
     def __call__(self, x: Float[Array, "*batch positions dim"]) -> Array:
         """`x` with the positions added, in the dtype of `x`."""

@@ -27,6 +27,7 @@ from .adapters.streams import (
     keys_of,
 )
 from .checks import check_enabled, check_sizes
+from .draws import normal, split_key
 from .model import CausalPerceiver
 from .state import PerceiverState, State, as_arrays
 from .summary import Told
@@ -106,10 +107,10 @@ class StreamModel(Told):
             token_dim = max(32, latent_dim // tokens_per_step)
         check_sizes(token_dim=token_dim)
         late = {name: x for name, x in inputs.items() if name in outputs}
-        keys = jr.split(key, 4)
+        keys = split_key(key, 4)
         self.inputs = StreamsIn(inputs, token_dim, key=keys[0])
         self.begins = {
-            name: jr.normal(key, (late[name].tokens_per_step, token_dim))
+            name: normal(key, (late[name].tokens_per_step, token_dim))
             for name, key in keys_of(late, keys[1])
         }
         self.context = context

@@ -16,7 +16,8 @@ from .adapters.modalities import Padding, in_a_row, parted
 from .adapters.text import TextInput
 from .checks import check_probabilities, check_shape
 from .decoder import in_pieces
-from .layers import Linear, split_key
+from .draws import normal, split_key
+from .layers import Linear
 from .parents import PerceiverIO
 
 
@@ -58,7 +59,7 @@ class MaskedLM(eqx.Module):
             _check_width("symbols", num_symbols, perceiver.output_dim, "outputs")
         self.inputs, self.perceiver = inputs, perceiver
         max_symbols = inputs.positions.shape[0]
-        self.queries = 0.02 * jr.normal(key, (max_symbols, perceiver.query_dim))
+        self.queries = normal(key, (max_symbols, perceiver.query_dim), 0.02)
         self.bias = jnp.zeros(num_symbols) if tied else None
 
     def __call__(
@@ -102,7 +103,7 @@ class Classifier(eqx.Module):
             raise ValueError("`perceiver` must have an `output_dim`, one a class.")
         _check_width("`inputs`", inputs.dim, perceiver.encoder.input_dim)
         self.inputs, self.perceiver = inputs, perceiver
-        self.query = 0.02 * jr.normal(key, (1, perceiver.query_dim))
+        self.query = normal(key, (1, perceiver.query_dim), 0.02)
 
     def __call__(
         self,
@@ -218,7 +219,7 @@ class MultimodalAutoencoder(eqx.Module):
                 masked on average where a call is given a `key`; `None` for none.
         """
         check_probabilities(**(mask_share or {}))
-        keys = jr.split(key, 6)
+        keys = split_key(key, 6)
         names = sorted(head_dims)
         self.video, self.audio = video, audio
         self.padding = Padding(dims, min_padding=min_padding[0], key=keys[0])
@@ -226,17 +227,17 @@ class MultimodalAutoencoder(eqx.Module):
             query_dims, min_padding=min_padding[1], key=keys[1]
         )
         self.masks = {
-            name: 0.02 * jr.normal(key, (self.padding.dim,))
-            for name, key in zip(names, jr.split(keys[2], 3), strict=True)
+            name: normal(key, (self.padding.dim,), 0.02)
+            for name, key in zip(names, split_key(keys[2], 3), strict=True)
         }
         self.perceiver = perceiver(self.padding.dim, self.query_padding.dim, keys[3])
-        self.label_query = 0.02 * jr.normal(keys[4], (1, query_dims["label"]))
+        self.label_query = normal(keys[4], (1, query_dims["label"]), 0.02)
         output = self.perceiver.decoder.output
         assert output is not None, "a perceiver with an output map"
         width = output.weight.shape[-1]
         self.heads = {
             name: Linear(width, head_dims[name], key=key)
-            for name, key in zip(names, jr.split(keys[5], 3), strict=True)
+            for name, key in zip(names, split_key(keys[5], 3), strict=True)
         }
         self.video_shape, self.audio_shape = tuple(video_shape), tuple(audio_shape)
         self.mask_share = tuple(sorted((mask_share or {}).items()))

@@ -15,7 +15,7 @@ from perceiver_eqx import ByteLM, ByteState
 from perceiver_eqx.adapters.bytes import delayed
 from perceiver_eqx.checks import check_multiples, check_shape, check_sizes
 from perceiver_eqx.context import Context
-from perceiver_eqx.layers import split_key
+from perceiver_eqx.draws import split_key
 from perceiver_eqx.time_axis import TimeAxis, devices_in
 
 

@@ -294,8 +294,9 @@ def _reach(model: ModelConfig) -> int:
 
 def _local_reach(model: ModelConfig) -> int:
     """How many bytes back a local layer sees."""
-    ngram = max(model.ngrams, default=1)
-    return max(_furthest(model.local_window), ngram - 1, model.local_conv - 1, 1)
+    layers = model.input_layers + model.output_layers
+    inside = max(_furthest(model.local_window), model.local_conv - 1) if layers else 0
+    return max(inside, max(model.ngrams, default=1) - 1, 1)
 
 
 def _furthest(windows: Any) -> int:

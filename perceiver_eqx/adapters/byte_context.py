@@ -12,7 +12,8 @@ from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..attention.softmax import merge_all
 from ..context import Context, Memory, MemoryOver
-from ..layers import Linear, split_key
+from ..draws import split_key
+from ..layers import Linear
 from ..model import CausalPerceiver
 from ..positions import sinusoids
 from ..time_axis import TimeAxis

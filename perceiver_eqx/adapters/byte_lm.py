@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray
 
 from ..arguments import Arguments, kept
 from ..checks import check_enabled, check_integers, check_shape, check_sizes
-from ..layers import split_key
+from ..draws import split_key
 from ..model import CausalPerceiver
 from ..state import PerceiverState, as_arrays
 from ..summary import Told
@@ -163,7 +163,7 @@ class ByteLM(Told):
             "dropout": dropout,
             "remat": bool(remat),
         }
-        keys = jr.split(key, 4)
+        keys = split_key(key, 4)
         self.inputs = ByteInput(
             bytes_per_step,
             token_dim,

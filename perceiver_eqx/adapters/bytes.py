@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int, Integer, PRNGKeyArray, UInt8
 
 from ..checks import check_shape
+from ..draws import normal, split_key
 from ..layers import Embedding, Linear
 from ..positions import LearnedPositions
 from ..state import State
@@ -93,13 +93,13 @@ class ByteInput(eqx.Module):
             ngrams, ngram_rows: orders and rows of an `NgramEmbedding`, if any.
             num_layers, num_heads, options: of the `LocalLayers`.
         """
-        keys = jr.split(key, 6)
+        keys = split_key(key, 6)
         self.embedding = Embedding(NUM_BYTES, dim, key=keys[0])
         self.ngrams = None
         if ngrams:
             self.ngrams = NgramEmbedding(ngrams, ngram_rows, dim, key=keys[5])
         self.positions = LearnedPositions(bytes_per_step, dim, key=keys[1])
-        self.begin = jr.normal(keys[2], (dim,))
+        self.begin = normal(keys[2], (dim,))
         self.layers = LocalLayers(num_layers, dim, num_heads, key=keys[3], **options)
         self.tokens = Linear(dim, token_dim, key=keys[4])
 
@@ -204,7 +204,7 @@ class ByteOutput(eqx.Module):
             dim: channels of a feature.
             num_layers, num_heads, options: of the `LocalLayers`.
         """
-        layers_key, logits_key = jr.split(key)
+        layers_key, logits_key = split_key(key)
         self.layers = LocalLayers(num_layers, dim, num_heads, key=layers_key, **options)
         self.logits = Linear(dim, NUM_BYTES, scale=0.1, key=logits_key)
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from ..checks import check_multiples, check_shape, check_sizes
+from ..draws import normal, split_key, truncated_normal
 from ..layers import Linear
 from ..positions import fourier_features
 
@@ -86,8 +86,8 @@ class LearnedGrid(eqx.Module):
             table_dim: learned channels of a position.
             dim: channels that a linear map makes of them; `None` for no map.
         """
-        table_key, output_key = jr.split(key)
-        self.table = 0.02 * jr.normal(table_key, (int(np.prod(shape)), table_dim))
+        table_key, output_key = split_key(key)
+        self.table = normal(table_key, (int(np.prod(shape)), table_dim), 0.02)
         self.output = None if dim is None else Linear(table_dim, dim, key=output_key)
         self.shape = tuple(shape)
 
@@ -137,7 +137,7 @@ class ConvStem(eqx.Module):
             in_dim, out_dim: channels.
         """
         spread = (49 * in_dim) ** -0.5
-        self.weight = spread * jr.truncated_normal(key, -2, 2, (7, 7, in_dim, out_dim))
+        self.weight = truncated_normal(key, (7, 7, in_dim, out_dim), spread)
         self.scale, self.variance = jnp.ones(out_dim), jnp.ones(out_dim)
         self.bias, self.mean = jnp.zeros(out_dim), jnp.zeros(out_dim)
         self.epsilon = 1e-5

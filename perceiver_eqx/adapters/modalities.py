@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..checks import check_sizes
+from ..draws import normal, split_key
 
 
 class Padding(eqx.Module):
@@ -33,8 +33,8 @@ class Padding(eqx.Module):
         names = sorted(dims)
         self.dim = max(dims.values()) + min_padding
         self.channels = {
-            name: 0.02 * jr.normal(key, (self.dim - dims[name],))
-            for name, key in zip(names, jr.split(key, len(names)), strict=True)
+            name: normal(key, (self.dim - dims[name],), 0.02)
+            for name, key in zip(names, split_key(key, len(names)), strict=True)
         }
 
     def __call__(

@@ -6,10 +6,10 @@ from functools import reduce
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, UInt32
 
 from ..checks import check_sizes
+from ..draws import normal
 from ..mesh import gathered
 
 
@@ -46,7 +46,7 @@ class NgramEmbedding(eqx.Module):
         """
         check_ngrams(orders, num_rows)
         self.orders = tuple(orders)
-        self.tables = 0.1 * jr.normal(key, (len(self.orders), num_rows, dim))
+        self.tables = normal(key, (len(self.orders), num_rows, dim), 0.1)
 
     @property
     def reach(self) -> int:

@@ -13,10 +13,10 @@ from typing import Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree, Shaped
 
 from ..checks import check_shape, check_sizes
+from ..draws import split_key
 from ..layers import Linear
 from ..positions import LearnedPositions
 
@@ -101,7 +101,7 @@ class Entry(eqx.Module):
             adapter: makes the tokens.
             token_dim: channels that they get.
         """
-        linear_key, places_key = jr.split(key)
+        linear_key, places_key = split_key(key)
         self.adapter = adapter
         self.linear = Linear(adapter.dim, token_dim, key=linear_key)
         self.places = LearnedPositions(
@@ -235,7 +235,7 @@ def keys_of(
     names: Collection[str], key: PRNGKeyArray
 ) -> list[tuple[str, PRNGKeyArray]]:
     """A key for each name, in their order."""
-    return list(zip(sorted(names), jr.split(key, len(names)), strict=True))
+    return list(zip(sorted(names), split_key(key, len(names)), strict=True))
 
 
 @contextmanager

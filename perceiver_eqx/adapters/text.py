@@ -3,11 +3,11 @@ positions; and symbols out by the same table as in."""
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from ..checks import check_integers, check_shape, check_sizes
+from ..draws import normal, split_key
 from ..layers import Embedding
 from .bytes import NUM_BYTES, Symbols, symbols_of
 
@@ -55,9 +55,9 @@ class TextInput(eqx.Module):
             num_symbols: how many there are.
         """
         check_sizes(max_symbols=max_symbols, dim=dim, num_symbols=num_symbols)
-        embedding_key, position_key = jr.split(key)
+        embedding_key, position_key = split_key(key)
         self.embedding = Embedding(num_symbols, dim, key=embedding_key)
-        self.positions = 0.02 * jr.normal(position_key, (max_symbols, dim))
+        self.positions = normal(position_key, (max_symbols, dim), 0.02)
 
     @property
     def dim(self) -> int:

@@ -17,6 +17,7 @@ from safetensors.numpy import save as serialize
 
 from ..adapters.grid import ConvStem, FourierPositions, GridInput, LearnedGrid
 from ..adapters.text import TextInput
+from ..draws import split_key
 from ..layers import Linear
 from ..parents import PerceiverIO
 from ..tasks import Classifier, MaskedLM, MultimodalAutoencoder, OpticalFlow
@@ -231,7 +232,7 @@ def _text(config: Config, key) -> TextInput:
 
 
 def _masked_lm(config: Config, tanh_gelu: bool, key) -> MaskedLM:
-    keys = jr.split(key, 3)
+    keys = split_key(key, 3)
     dim = config.d_model
     arguments = _perceiver(config, dim, dim, None, query_residual=False)
     arguments |= {"query_heads": 8, "query_qk_dim": 256, "query_v_dim": dim}
@@ -241,7 +242,7 @@ def _masked_lm(config: Config, tanh_gelu: bool, key) -> MaskedLM:
 
 def _classifier(inputs: Callable) -> Callable:
     def build(config: Config, tanh_gelu: bool, key) -> Classifier:
-        keys = jr.split(key, 3)
+        keys = split_key(key, 3)
         adapter = inputs(config, keys[0])
         arguments = _perceiver(config, adapter.dim, config.d_latents, config.num_labels)
         perceiver = PerceiverIO(**arguments, tanh_gelu=tanh_gelu, key=keys[1])
@@ -251,7 +252,7 @@ def _classifier(inputs: Callable) -> Callable:
 
 
 def _learned_image(config: Config, key) -> GridInput:
-    feature_key, position_key = jr.split(key)
+    feature_key, position_key = split_key(key)
     shape = (config.image_size, config.image_size)
     positions = LearnedGrid(shape, 256, 256, key=position_key)
     return GridInput(3, positions, features=Linear(3, 256, key=feature_key))
@@ -267,7 +268,7 @@ def _conv_image(config: Config, key) -> GridInput:
 
 
 def _flow(config: Config, tanh_gelu: bool, key) -> OpticalFlow:
-    feature_key, perceiver_key = jr.split(key)
+    feature_key, perceiver_key = split_key(key)
     inputs = GridInput(
         27,
         FourierPositions(64, config.train_size),
@@ -280,7 +281,7 @@ def _flow(config: Config, tanh_gelu: bool, key) -> OpticalFlow:
 
 
 def _multimodal(config: Config, tanh_gelu: bool, key) -> MultimodalAutoencoder:
-    keys = jr.split(key, 4)
+    keys = split_key(key, 4)
     samples = config.num_frames * config.audio_samples_per_frame
     size = (config.num_frames, config.image_size, config.image_size)
     video = GridInput(3, FourierPositions(32, size), block=(1, 4, 4))

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax.random as jr
-
 from ..adapters.grid import FourierPositions, GridInput
 from ..adapters.text import TextInput
+from ..draws import split_key
 from ..parents import PerceiverIO
 from ..tasks import Classifier, MaskedLM
 from .krasserm_parts import Settings, attention_layer
@@ -92,7 +91,7 @@ def _text_input(encoder: Settings, key) -> TextInput:
 
 
 def build_masked(found: dict[str, Any], *, key) -> MaskedLM:
-    keys, settings = jr.split(key, 3), Settings(found, {})
+    keys, settings = split_key(key, 3), Settings(found, {})
     encoder = settings.part("encoder", _ENCODER | OF_TEXT)
     decoder = settings.part("decoder", _DECODER | _OF_MASKED)
     own = decoder.num_output_query_channels
@@ -111,7 +110,7 @@ def build_masked(found: dict[str, Any], *, key) -> MaskedLM:
 
 def build_classifier(of: dict[str, Any]) -> Callable[..., Classifier]:
     def build(found: dict[str, Any], *, key) -> Classifier:
-        keys, settings = jr.split(key, 3), Settings(found, {})
+        keys, settings = split_key(key, 3), Settings(found, {})
         encoder = settings.part("encoder", _ENCODER | of)
         decoder = settings.part("decoder", _DECODER | _OF_CLASSES)
         if of is OF_TEXT:

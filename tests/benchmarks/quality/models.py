@@ -16,7 +16,8 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, UInt8
 from perceiver_eqx import ByteLM, StepMask, attend
 from perceiver_eqx.adapters.ngrams import NOTHING, NgramEmbedding
 from perceiver_eqx.blocks import CrossAttention
-from perceiver_eqx.layers import Embedding, Linear, split_key
+from perceiver_eqx.draws import split_key
+from perceiver_eqx.layers import Embedding, Linear
 from perceiver_eqx.positions import rotary
 from perceiver_eqx.processor import CausalProcessor
 from train.loss import symbol_bits
@@ -72,7 +73,7 @@ class ByteTransformer(eqx.Module):
             ngrams, ngram_rows: orders and rows of an `NgramEmbedding`; none by default.
             options: more arguments of `CausalProcessor`, such as `qk_norm`.
         """
-        keys = jr.split(key, 4)
+        keys = split_key(key, 4)
         self.embedding = Embedding(NUM_BYTES + 1, dim, key=keys[0])
         self.ngrams = None
         if ngrams:
@@ -142,7 +143,7 @@ class PerceiverAR(eqx.Module):
             raise ValueError(
                 f"`targets` must be at most `context`, got {targets} of {context}."
             )
-        keys = jr.split(key, 4)
+        keys = split_key(key, 4)
         self.embedding = Embedding(NUM_BYTES + 1, dim, key=keys[0])
         self.cross = CrossAttention(
             dim, dim, num_heads, gated_mlp=gated_mlp, key=keys[1]
@@ -224,7 +225,7 @@ class PatchModel(eqx.Module):
                 f"`patch` must divide `dim` and `context`, got {patch} for {dim} and "
                 f"{context}."
             )
-        keys = jr.split(key, 6)
+        keys = split_key(key, 6)
         self.patch_embedding = Embedding(NUM_BYTES + 1, dim // patch, key=keys[0])
         self.processor = _stack(num_layers, dim, num_heads, key=keys[1], **options)
         self.to_local = Linear(dim, patch * local_dim, key=keys[2])
