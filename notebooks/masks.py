@@ -142,8 +142,8 @@ assert np.all(by_step == by_step[:, :1])
 #
 # Three small models that differ in their window, and one of them has a context. Every
 # parameter is noise: as built, biases are zero, and a path that starts closed would
-# look like one that is not there. `dependence` takes the gradient of each output step by
-# each input step and by each token of the context, and a darker cell is a larger one.
+# look like one that is not there. `dependence` takes the gradient of each output step
+# by each input step and by each token of the context; a darker cell is a larger one.
 
 # %%
 INPUT_DIM, CONTEXT_DIM, SOURCE, LAYERS, WIDTH = 5, 4, 4, 2, 8
