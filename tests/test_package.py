@@ -75,3 +75,8 @@ def test_the_readmes_adapter_learns_and_is_sampled(capsys):
     visitors = np.array(numbers, float).reshape(2, 24)
     around = visitors @ np.arange(24) / visitors.sum(1)
     assert np.all(abs(around - [9, 17]) < 2)
+
+
+def test_the_readmes_perceiver_io_reads_a_number_for_each_pixel(capsys):
+    exec(compile(example(ROOT / "README.md", 2), "README.md", "exec"), {})
+    assert capsys.readouterr().out == "(1024, 1)\n"

@@ -34,6 +34,8 @@ def main() -> None:
     names = sorted({part.__name__ for part in (*ON_CPU, *ON_GPU)})
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     args = parser.parse_args()
+    # Of a GPU's memory, none that processes of their own may need.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if args.device != jax.default_backend():
         parser.error(
             f"`--device` must be what JAX runs on, got {args.device}; JAX found "

@@ -92,8 +92,8 @@ def generation_speed(
     prompt = np.random.default_rng(0).integers(0, 256, context).astype(np.uint8)
 
     def read():
-        ((state, _),) = read_prompts(model, [prompt], 1, None, None)
-        return jax.block_until_ready(state)
+        states, _ = read_prompts(model, [prompt], 1, None, None)
+        return jax.block_until_ready(jax.tree.map(lambda x: x[0], states))
 
     def seconds_of(call) -> float:
         start = time.perf_counter()
