@@ -194,4 +194,5 @@ right.plot(unseen["joints"][:, 0], ".", label="a record")
 right.plot(drawn["joints"][:, 0], ".", label="drawn, of its knob alone")
 right.set_xlabel("step")
 right.set_ylabel("angle of the first joint")
-_ = right.legend()
+right.set_ylim(-3.4, 4.6)  # room for what it says
+_ = right.legend(loc="upper center", ncols=2)

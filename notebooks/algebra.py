@@ -152,14 +152,13 @@ assert np.allclose(tiled[0, 0], whole.value, atol=1e-6)
 
 # %%
 like = jnp.zeros((2, STEPS, 1, 1, DIM)).at[1, 0].set(1.0)
-half_lives = (1.0, 4.0, 16.0)
-for half_life in half_lives:
+for half_life, marker in (1.0, "o"), (4.0, "s"), (16.0, "^"):
     rate = jnp.full((1, 1), jnp.log(2.0) / half_life)
     seen, _ = pqx.prefix_attend(latents[:1, :1], *like, rate=rate)
     share = np.asarray(seen[:, 0, 0, 0])
     weights = 0.5 ** (np.arange(STEPS) / half_life)
     assert np.allclose(share, weights / np.cumsum(weights), atol=1e-5)
-    plt.plot(share, marker=".", label=f"half-life {half_life:g} steps")
+    plt.plot(share, marker=marker, label=f"half-life {half_life:g} steps")
 plt.xlabel("step")
 plt.ylabel("weight of the first token")
 _ = plt.legend()

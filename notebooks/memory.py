@@ -50,6 +50,14 @@ def curve(name, sizes, found, marker="o"):
     plt.loglog(sizes, found, marker=marker, label=name)
 
 
+def label(sizes, name):
+    plt.xticks(sizes, [f"{size:,}" for size in sizes])
+    plt.xticks([], minor=True)
+    plt.xlabel(name)
+    plt.ylabel("MiB")
+    plt.legend()
+
+
 # %% [markdown]
 # ## From inputs to latents
 #
@@ -85,11 +93,9 @@ found = {
     for name, function in {"dense": dense, "prefix_attend": scan}.items()
 }
 for name, taken in found.items():
-    curve(name, STEPS, taken)
+    curve(name, STEPS, taken, "s" if name == "dense" else "o")
     print(f"{name:15}", *(f"{x:10.2f} MiB" for x in taken))
-plt.xlabel("steps")
-plt.ylabel("MiB")
-_ = plt.legend()
+label(STEPS, "steps")
 assert found["dense"][2] > 10 * found["dense"][1]
 assert found["prefix_attend"][2] < 5 * found["prefix_attend"][1]
 
@@ -117,11 +123,9 @@ for engine in ("dense", "blockwise"):
         )
         for steps in BETWEEN
     ]
-    curve(engine, BETWEEN, between_latents[engine])
+    curve(engine, BETWEEN, between_latents[engine], "s" if engine == "dense" else "o")
     print(f"{engine:15}", *(f"{x:10.2f} MiB" for x in between_latents[engine]))
-plt.xlabel("steps")
-plt.ylabel("MiB")
-_ = plt.legend()
+label(BETWEEN, "steps")
 assert between_latents["dense"][2] > 1024
 assert between_latents["blockwise"][2] < between_latents["dense"][2] / 50
 
@@ -170,11 +174,9 @@ chunked = [step_mib(size, 256) for size in SIZES]
 whole = step_mib(SIZES[0], SIZES[0] // 8)
 plt.figure()
 curve("chunks of 256 steps", SIZES, chunked)
-curve("all at once", SIZES[:1], [whole], marker="s")
-plt.xlabel("bytes of the sequence")
-plt.ylabel("MiB")
+curve("all at once", SIZES[:1], [whole], "s")
 plt.ylim(bottom=1)
-_ = plt.legend()
+label(SIZES, "bytes of the sequence")
 print("in chunks  ", *(f"{x:8.1f} MiB" for x in chunked))
 print(f"all at once {whole:8.1f} MiB")
 assert chunked[1] < 2 * chunked[0]

@@ -129,7 +129,9 @@ def plot_masks(
         )
         past.set_hatch("////")
         handles.insert(1, past)
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, borderaxespad=0.1
+    )
     return figure
 
 

@@ -75,7 +75,7 @@ def plot(results: Iterable[dict], path: Path, *, merged: bool = False) -> None:
 
     # The ends lie close together where the curves begin far above them.
     figure, (final, by_flops, by_seconds) = plt.subplots(
-        1, 3, figsize=(15, 6), layout="constrained"
+        1, 3, figsize=(10.5, 4.2), layout="constrained"
     )
     by_seconds.sharey(by_flops)
     for place, (label, runs) in enumerate(lines(results, merged=merged)):
@@ -84,18 +84,19 @@ def plot(results: Iterable[dict], path: Path, *, merged: bool = False) -> None:
             "linestyle": ("-", ":", "--", "-.")[place // 10 % 4],
         }
         points = [(run["flops"], run["validation"]) for run in runs]
-        final.plot(*zip(*points, strict=True), marker="o", label=label, **style)
+        marker = "os^Dv"[place % 5]
+        final.plot(*zip(*points, strict=True), marker=marker, label=label, **style)
         for run in runs:
             bits = [point["bits_per_byte"] for point in run["curve"]]
             for axes, unit in ((by_flops, "flops"), (by_seconds, "seconds")):
                 places = [point[unit] for point in run["curve"]]
-                axes.plot(places, bits, marker=".", **style)
+                axes.plot(places, bits, marker=marker, markersize=3, **style)
     final.set(title="whole validation split", xlabel="operations", xscale="log")
     final.set_ylabel("bits per byte")
     by_flops.set(title="first 256 KiB", xlabel="operations", xscale="log")
     by_seconds.set(title="first 256 KiB", xlabel="seconds of training")
-    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    figure.savefig(path, dpi=150)
+    figure.legend(loc="outside lower center", ncols=2)
+    figure.savefig(path, dpi=200)
     plt.close(figure)
 
 
