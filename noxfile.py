@@ -116,7 +116,7 @@ def notebooks(session: nox.Session) -> None:
     """
     install(session, "notebooks")
     for script in sorted(pathlib.Path("notebooks").glob("*.py")):
-        session.run("jupytext", "--to", "ipynb", "--execute", str(script))
+        session.run("jupytext", "--update", "--to", "ipynb", "--execute", str(script))
     session.run("python", "notebooks/pictures/draw.py")
 
 

@@ -31,7 +31,7 @@ from jax.scipy.special import i0e
 import perceiver_eqx as pqx
 
 
-# Tiny shapes: compiling them is most of the time.
+# Tiny shapes: compiling them is most of the time. (Not for work.)
 jax.config.update("jax_disable_most_optimizations", True)
 
 JOINTS, STEPS = 2, 96

@@ -30,7 +30,7 @@ from jax import lax
 import perceiver_eqx as pqx
 
 
-# Tiny shapes that run once: compiling them is nearly all of the time.
+# Tiny shapes that run once: compiling them is nearly all of the time. (Not for work.)
 jax.config.update("jax_disable_most_optimizations", True)
 
 DIM = 4

@@ -20,6 +20,7 @@
 
 # %%
 import argparse
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ import numpy as np
 import optax
 
 import perceiver_eqx as pqx
+from perceiver_eqx import pretrained
 from perceiver_eqx.plot import diagram, plot_bits, plot_rates
 from train.loss import batch_bits
 from train.step import init_train_state, train_step
@@ -145,6 +147,32 @@ plot_bits(by_place, bins=24, ax=left)
 _ = plot_rates(model.perceiver, ax=right)
 
 # %% [markdown]
-# `pqx.pretrained.save` keeps it. `python -m train train laptop --data.path FILE --out
-# FOLDER` does all of this at a useful size, saves as it goes and goes on where it
-# stopped; `python -m train --help` tells the rest.
+# ## Keep it
+#
+# One file holds the sizes of the model and its numbers.
+
+# %%
+file = Path(tempfile.mkdtemp()) / "first.safetensors"
+pretrained.save(file, model)
+assert eqx.tree_equal(pretrained.load(file), model)
+
+# %% [markdown]
+# ## More than this
+#
+# `python -m train train laptop --data.path FILE --out FOLDER` does all of this at a
+# useful size, saves as it goes and goes on where it stopped. From Python it is a call:
+#
+#     from dataclasses import replace
+#     from train import configs, loop
+#     from train.config import DataConfig
+#
+#     config = configs.load("laptop")
+#     data = DataConfig(kind="pairs", path=Path("PAIRS.tsv"), context_bytes=64,
+#                       window_bytes=64)
+#     takes = replace(config.model, use_context=True)
+#     model = loop.train(replace(config, model=takes, data=data, out=Path("FOLDER")))
+#
+# A batch of pairs, for `train_step` by hand, has besides `bytes` and `length` of the
+# targets, each of which ends with a byte 0, `context` (pairs, bytes) and
+# `context_length` (pairs,) of their sources: both are filled up with anything, and the
+# lengths say how much counts.

@@ -39,7 +39,7 @@ from perceiver_eqx.plot import (
 )
 
 
-# Tiny shapes that run once: compiling them is nearly all of the time.
+# Tiny shapes that run once: compiling them is nearly all of the time. (Not for work.)
 jax.config.update("jax_disable_most_optimizations", True)
 
 T, C, TOKENS = 6, 2, 3  # steps; latents and input tokens of each

@@ -36,7 +36,7 @@ from perceiver_eqx.adapters.text import MASK, symbols_text, text_symbols
 from perceiver_eqx.pretrained import huggingface
 
 
-# Tiny shapes that run once: compiling them is nearly all of the time.
+# Tiny shapes that run once: compiling them is nearly all of the time. (Not for work.)
 jax.config.update("jax_disable_most_optimizations", True)
 
 config = {

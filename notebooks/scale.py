@@ -42,7 +42,7 @@ from train.sharding import Layout
 # Before any array is made.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-# Tiny shapes that run once: compiling them is nearly all of the time.
+# Tiny shapes that run once: compiling them is nearly all of the time. (Not for work.)
 jax.config.update("jax_disable_most_optimizations", True)
 assert len(jax.devices()) == 8
 

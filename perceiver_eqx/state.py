@@ -185,8 +185,9 @@ class State(Told):
     counted: ClassVar[str] = "numbers"
 
     def num_bytes(self) -> int:
-        """Bytes of memory of all arrays: constant, however long the stream."""
-        return sum(x.nbytes for x in jax.tree.leaves(self))
+        """Bytes of memory of all arrays: constant, however long the stream. Of a state
+        in shape only, as `jax.eval_shape` gives it, what it would take."""
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self))
 
 
 AnyState = TypeVar("AnyState", bound=State)

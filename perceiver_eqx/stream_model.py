@@ -300,8 +300,15 @@ class StreamModel(Told):
             the state after this step.
 
         Raises:
+            TypeError: for a `perceiver` that `predict` did not give.
             ValueError: for other streams, or another number of steps.
         """
+        if not isinstance(perceiver, PerceiverState):
+            raise TypeError(
+                "`perceiver` must be the first of what `predict` gave, got "
+                f"{type(perceiver).__name__}: `perceiver, told = model.predict(state, "
+                "...)`, then `state = model.put(perceiver, ...)`."
+            )
         streams = _one_step(streams, self.late, self.predicted)
         tokens = self.inputs(streams, self.late, self.dtype)
         return StreamState(perceiver, {name: x[0] for name, x in tokens.items()})
@@ -425,8 +432,8 @@ def _one_step(
     steps = check_streams(streams, needed, allowed)
     if streams and steps != 1:
         raise ValueError(
-            f"a step is predicted, and put, by itself, got {steps} of them; `advance` "
-            "takes any number."
+            "a step is predicted, and put, by itself, in arrays of a first axis of 1, "
+            f"got {steps} steps; `advance` takes any number."
         )
     return streams
 

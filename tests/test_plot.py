@@ -124,6 +124,11 @@ def test_dependence_sums_over_tokens_and_channels_and_has_output_steps_as_rows()
     assert np.isclose(size, 21 * projection)
 
 
+def test_bytes_have_no_gradient():
+    with pytest.raises(TypeError, match="must be floating-point to have a gradient"):
+        dependence(lambda x, _: x, jnp.zeros((3, 8), jnp.uint8))
+
+
 def test_a_leak_and_a_dead_path_are_marked_where_they_are():
     measured = np.where(ALLOWED, 1.0, 0.0)
     measured[0, 2], measured[3, 1] = 1e-30, 0.0

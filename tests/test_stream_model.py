@@ -122,6 +122,8 @@ def test_however_a_sequence_is_cut_the_predictions_are_equal(seed, cut):
     found = jax.tree.map(lambda *x: jnp.concatenate(x), *found)
     assert_close(found, run(model, streams, context))
     assert state.num_bytes() == model.init_state(context).num_bytes()
+    in_shape = eqx.filter_eval_shape(model.init_state, context)
+    assert in_shape.num_bytes() == state.num_bytes()
 
 
 def test_a_step_predicted_and_then_put_is_a_step():
@@ -193,12 +195,14 @@ def test_a_step_is_predicted_and_put_by_itself():
     state, symbols = model.init_state(), {"symbols": streams["symbols"]}
     with pytest.raises(ValueError, match=r"must be \['audio'\], got \['symbols'\]"):
         model.predict(state, symbols)
-    with pytest.raises(ValueError, match="by itself, got 6 of them"):
+    with pytest.raises(ValueError, match="first axis of 1, got 6 steps"):
         model.predict(state, {"audio": streams["audio"]})
     with pytest.raises(ValueError, match=r"must be \['symbols'\], got \['audio'\]"):
         model.put(state.perceiver, {"audio": streams["audio"]})
-    with pytest.raises(ValueError, match="by itself, got 6 of them"):
+    with pytest.raises(ValueError, match="first axis of 1, got 6 steps"):
         model.put(state.perceiver, symbols)
+    with pytest.raises(TypeError, match="the first of what `predict` gave, got Stream"):
+        model.put(state, symbols)
 
 
 @pytest.mark.parametrize(

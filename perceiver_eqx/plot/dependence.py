@@ -39,7 +39,16 @@ def dependence(
 
     Returns:
         by output and input step; by output step and context token, if there are any.
+
+    Raises:
+        TypeError: for inputs that have no gradient, such as bytes.
     """
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise TypeError(
+            "`inputs` must be floating-point to have a gradient, got "
+            f"{inputs.dtype}. Of a model of bytes, change one and see which outputs "
+            "move, or pass its `perceiver`."
+        )
 
     def outputs_of(inputs, context):
         outputs = model(inputs, context)
