@@ -125,8 +125,9 @@ def test_dependence_sums_over_tokens_and_channels_and_has_output_steps_as_rows()
 
 
 def test_bytes_have_no_gradient():
+    plain = inspect.unwrap(dependence)  # without the checks of tests
     with pytest.raises(TypeError, match="must be floating-point to have a gradient"):
-        dependence(lambda x, _: x, jnp.zeros((3, 8), jnp.uint8))
+        plain(lambda x, _: x, jnp.zeros((3, 8), jnp.uint8))
 
 
 def test_a_leak_and_a_dead_path_are_marked_where_they_are():
