@@ -43,6 +43,20 @@ MUTANTS = (
         MODEL + "test_it_is_the_seed_written_out_literally",
     ),
     Mutant(
+        "a generator compiled for each shape",
+        "perceiver_eqx/draws.py",
+        "return max(ROOM, 1 << max(size - 1, 0).bit_length())",
+        "return size",
+        "tests/test_draws.py::test_many_shapes_are_one_program",
+    ),
+    Mutant(
+        "parameters from the end of what was drawn",
+        "perceiver_eqx/draws.py",
+        "numbers[: math.prod(shape)]",
+        "numbers[numbers.size - math.prod(shape) :]",
+        "tests/test_draws.py::test_numbers_are_those_of_jax",
+    ),
+    Mutant(
         "input mask open by one step",
         "perceiver_eqx/attention/prefix.py",
         "seen = (age >= 0)",

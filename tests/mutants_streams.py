@@ -175,9 +175,16 @@ OF_ALL_STREAMS = (
         LIKELIHOOD + "test_its_likelihood_is_that_of_all_streams",
     ),
     Mutant(
+        "a state taken for what was predicted",
+        "perceiver_eqx/stream_model.py",
+        "if not isinstance(perceiver, PerceiverState):",
+        "if False:",
+        "tests/test_stream_model.py::test_a_step_is_predicted_and_put_by_itself",
+    ),
+    Mutant(
         "all streams drawn by one key",
         "perceiver_eqx/adapters/streams.py",
-        "jr.split(key, len(names))",
+        "split_key(key, len(names))",
         "[key] * len(names)",
         GENERATE + "test_streams_of_the_same_prediction_are_drawn_apart",
     ),
