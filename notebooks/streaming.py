@@ -115,7 +115,7 @@ for start in range(0, 40, 10):
     state, _ = advance(state, tokens[start : start + 10])
     sizes.append(numbers(state))
 assert set(sizes) == {numbers(model.init_state())}
-print(f"{sizes[0]:,} numbers, after 160 bytes as before the first")
+print(f"{sizes[0]:,} numbers, after {40 * model.bytes_per_step} bytes as before")
 
 # %% [markdown]
 # **Claim:** a state can be kept, and gone on from as often as you like: two endings of

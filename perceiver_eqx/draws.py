@@ -1,9 +1,10 @@
 """The first values of parameters, and the keys that they are drawn by.
 
-Numbers and keys are those of `jax.random`. But a generator is slow to compile, and a
-model has dozens of shapes: compiled for each of them, a model of two layers takes 20
-seconds to begin. What is drawn depends on a number's place among all, not on how many
-there are; so as many are drawn as a few sizes say, and the first of them are taken.
+Numbers and keys are those of `jax.random`, by its default generator. But that is slow
+to compile, and a model has dozens of shapes: compiled for each of them, a model of two
+layers takes 20 seconds to begin. What is drawn depends on a number's place among all,
+not on how many there are; so as many are drawn as a few sizes say, and the first of
+them are taken.
 """
 
 import math

@@ -24,7 +24,7 @@ from train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from train.loop import train
 from train.loss import batch_bits
 from train.program import compile_step, layout_of, mesh_for, new_state
-from train.sharding import Layout
+from train.sharding import Layout, refusal_in_time
 
 
 PER_STEP, WINDOW, CONTEXT = 4, 96, 36
@@ -312,3 +312,11 @@ def test_what_is_saved_on_eight_devices_is_read_on_any(tmp_path):
 
 def _arrays(state) -> list[jax.Array]:
     return jax.tree.leaves(eqx.filter(state, eqx.is_array))
+
+
+def test_local_windows_bound_a_chunk_only_where_there_are_local_layers():
+    sizes = {"bytes_per_step": 4, "latent_window": 3, "local_window": 32, "ngrams": ()}
+    with_layers = TrainConfig(model=ModelConfig(**sizes), chunk_steps=4)
+    model = ModelConfig(**sizes, input_layers=0, output_layers=0)
+    assert "at least 8" in (refusal_in_time(with_layers) or "")
+    assert refusal_in_time(TrainConfig(model=model, chunk_steps=4)) is None
